@@ -1,0 +1,1 @@
+//! The same work on us and on peers, side by side.

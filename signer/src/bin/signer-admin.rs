@@ -1,0 +1,2 @@
+//! The `signer-admin` program.
+fn main() {}

@@ -1,0 +1,2 @@
+//! The `signer` program.
+fn main() {}

@@ -1,0 +1,1 @@
+//! The key server and its operator's command line.

@@ -1,0 +1,1 @@
+//! A fresh token for each test, and the module that counts calls and injects faults.
