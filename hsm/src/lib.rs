@@ -1,1 +1,25 @@
-//! PKCS#11 tokens: module, URI, PIN, session threads, keys, signatures, derivations, self-tests. The only room that names cryptoki.
+//! PKCS#11 tokens: module, URI, PIN, session threads, keys, signatures, derivations, self-tests.
+//!
+//! The only room that names cryptoki. It knows no client, no certificate chain and no TLS state: it is handed
+//! messages, salts and peers' points. Invariant: a session is used by one thread, and no private key or shared
+//! secret has a type here that holds its bytes.
+
+mod error;
+mod exchange;
+mod key;
+mod module;
+mod pin;
+mod profile;
+mod token;
+mod uri;
+mod worker;
+
+pub use error::{Error, FaultClass, TokenFault};
+pub use exchange::{ExchangeKey, TokenSecret};
+pub use key::PrivateKey;
+pub use module::{Module, TokenInfo};
+pub use pin::{Pin, PinError, PinSource};
+pub use profile::{Check, Profile};
+pub use token::Token;
+pub use uri::{ObjectClass, Uri, UriError};
+pub use worker::{Worker, Workers};

@@ -1,0 +1,410 @@
+//! What can go wrong with a token, and whose fault it is.
+//!
+//! A peer's bad value, a token that is away and a token that answers wrongly are different things: the peer gets
+//! an alert, the caller may ask another signer, the operator gets the chain. Which alert is said is left to the
+//! caller. Invariant: no variant carries a PIN or key material.
+
+use std::{fmt, path::PathBuf};
+
+use cryptoki::error::{Error as CryptokiError, RvError};
+use keyhaven_types::{HashAlgorithm, KeyAlgorithm, NamedGroup, SignatureScheme};
+
+/// Why an operation on a module, token, key or worker did not happen.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// No module was named and SoftHSM2 is in none of the usual places.
+    #[error(
+        "no PKCS#11 module: SoftHSM2 is not in {}; install it (Debian, Ubuntu: apt install softhsm2; Fedora: dnf install softhsm; Alpine: apk add softhsm; macOS: brew install softhsm) or give the module's path",
+        list_paths(.tried)
+    )]
+    ModuleNotFound {
+        /// Every path that was looked at.
+        tried: Vec<PathBuf>,
+    },
+    /// The shared library cannot be loaded or initialised.
+    #[error("cannot load the PKCS#11 module {}; check that it is a PKCS#11 library for this machine and that its own configuration can be read", .path.display())]
+    LoadModule {
+        /// The library.
+        path: PathBuf,
+        /// What the loader or C_Initialize said.
+        source: TokenFault,
+    },
+    /// No token fits the URI.
+    #[error("no token fits `{wanted}`; the module has {}", list_or_none(.found))]
+    TokenNotFound {
+        /// The URI without its query.
+        wanted: String,
+        /// Labels and serials of the tokens there are.
+        found: Vec<String>,
+    },
+    /// More than one token fits the URI.
+    #[error("`{wanted}` fits more than one token: {}; add `serial=` to the URI", .found.join(", "))]
+    TokenAmbiguous {
+        /// The URI without its query.
+        wanted: String,
+        /// Labels and serials of the tokens that fit.
+        found: Vec<String>,
+    },
+    /// The token has no user PIN yet.
+    #[error("token `{token}` has no user PIN; initialise it with `signer-admin token init`")]
+    UserPinNotSet {
+        /// The token's label.
+        token: String,
+    },
+    /// The token said no to the PIN. It was tried once and is not tried again by this process.
+    #[error(
+        "token `{token}` refused the PIN; it was tried once and will not be tried again{hint}; correct the pin-source and restart"
+    )]
+    PinRefused {
+        /// The token's label.
+        token: String,
+        /// What the token says about the tries that are left, or nothing.
+        hint: &'static str,
+    },
+    /// Too many wrong PINs, from whomever.
+    #[error("the user PIN of token `{token}` is locked; the security officer must set a new one")]
+    PinLocked {
+        /// The token's label.
+        token: String,
+    },
+    /// No private key fits the URI.
+    #[error("no private key fits `{wanted}` in token `{token}`; it has {}", list_or_none(.found))]
+    KeyNotFound {
+        /// The URI without its query.
+        wanted: String,
+        /// The token's label.
+        token: String,
+        /// Labels and ids of the private keys there are, at most 20.
+        found: Vec<String>,
+    },
+    /// More than one private key fits the URI.
+    #[error("`{wanted}` fits more than one private key in token `{token}`: {}; add `id=` to the URI", .found.join(", "))]
+    KeyAmbiguous {
+        /// The URI without its query.
+        wanted: String,
+        /// The token's label.
+        token: String,
+        /// Labels and ids of the keys that fit, at most 20.
+        found: Vec<String>,
+    },
+    /// The URI speaks of something that is not a private key.
+    #[error("`{wanted}` does not speak of a private key; use `type=private` or leave `type` out")]
+    NotAPrivateKey {
+        /// The URI without its query.
+        wanted: String,
+    },
+    /// The private key is not the one that the certificate speaks of.
+    #[error("private key `{key}` does not belong to the certificate: {reason}")]
+    KeyMismatch {
+        /// The key's label.
+        key: String,
+        /// How it shows.
+        reason: String,
+    },
+    /// A key that cannot be used here.
+    #[error("key `{key}` cannot be used: {reason}")]
+    UnsupportedKey {
+        /// The key's label, or what else names it.
+        key: String,
+        /// Why.
+        reason: String,
+    },
+    /// A key was asked for a signature that its kind cannot make.
+    #[error("a key of kind {algorithm} cannot sign with {scheme:?}")]
+    Scheme {
+        /// The key's kind.
+        algorithm: KeyAlgorithm,
+        /// What was asked.
+        scheme: SignatureScheme,
+    },
+    /// The token returned a signature that does not verify. It was thrown away.
+    #[error(
+        "token `{token}` made a wrong signature with key `{key}`; it was discarded: check the token's hardware and software at once"
+    )]
+    WrongSignature {
+        /// The token's label.
+        token: String,
+        /// The key's label.
+        key: String,
+    },
+    /// The peer's public value is not a point of the group, or one of small order. The peer's fault.
+    #[error("the peer's {} value is not valid", .group.as_str())]
+    PeerPoint {
+        /// The group of the exchange.
+        group: NamedGroup,
+    },
+    /// The secret is too short for the HMAC of this token, or another limit of its mechanisms.
+    #[error("token `{token}` cannot derive with {hash:?}")]
+    Derivation {
+        /// The token's label.
+        token: String,
+        /// The hash of the derivation.
+        hash: HashAlgorithm,
+    },
+    /// A PKCS#11 call failed.
+    #[error("{operation} failed in token `{token}`")]
+    Token {
+        /// What was being done.
+        operation: &'static str,
+        /// The token's label, or the module's name.
+        token: String,
+        /// The return value.
+        source: TokenFault,
+    },
+    /// The token answered with something that cannot be right.
+    #[error("{operation} in token `{token}` gave {reason}")]
+    Answer {
+        /// What was being done.
+        operation: &'static str,
+        /// The token's label.
+        token: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// The token was lost and is not back yet; nothing was sent to it.
+    #[error("token `{token}` is not available: {reason}")]
+    TokenUnavailable {
+        /// The token's label.
+        token: String,
+        /// The last thing known about it.
+        reason: String,
+    },
+    /// The queue of the workers is full.
+    #[error("all token sessions are busy and the queue is full")]
+    Busy,
+    /// The deadline passed before the token was done.
+    #[error("the token did not answer in time")]
+    Deadline,
+    /// The workers are shutting down or gone.
+    #[error("the token sessions are closed")]
+    Stopped,
+    /// The job ended without a result; its panic is in the log.
+    #[error("the job on the token session died")]
+    JobDied,
+    /// Called from a thread that owns no session.
+    #[error("this thread is not a token worker")]
+    NotAWorker,
+    /// The operating system gave no thread.
+    #[error("cannot start a thread for a token session")]
+    StartThread(#[source] std::io::Error),
+}
+
+impl Error {
+    /// Whether the other end of the TLS connection is to blame, and the token is well.
+    pub fn is_peer_fault(&self) -> bool {
+        matches!(self, Self::PeerPoint { .. })
+    }
+
+    /// Whether the token or its sessions are away or busy, so that another signer may help.
+    pub fn is_unavailable(&self) -> bool {
+        match self {
+            Self::TokenUnavailable { .. }
+            | Self::TokenNotFound { .. }
+            | Self::Busy
+            | Self::Deadline
+            | Self::Stopped => true,
+            Self::Token { source, .. } => source.class() != FaultClass::Operation,
+            _ => false,
+        }
+    }
+
+    /// What kind of token failure this is, if it is one.
+    pub fn fault_class(&self) -> Option<FaultClass> {
+        match self {
+            Self::Token { source, .. } => Some(source.class()),
+            _ => None,
+        }
+    }
+
+    /// Wraps a failed call; the token's label is added by whoever knows it, with [`Error::of`].
+    pub(crate) fn token(operation: &'static str, source: CryptokiError) -> Self {
+        Self::Token {
+            operation,
+            token: String::new(),
+            source: TokenFault::new(source),
+        }
+    }
+
+    /// Wraps an answer that cannot be right.
+    pub(crate) fn answer(operation: &'static str, reason: &'static str) -> Self {
+        Self::Answer {
+            operation,
+            token: String::new(),
+            reason,
+        }
+    }
+
+    /// The same error with the token's label, where it has none yet.
+    pub(crate) fn of(mut self, label: &str) -> Self {
+        if let Self::Token { token, .. }
+        | Self::Answer { token, .. }
+        | Self::Derivation { token, .. } = &mut self
+            && token.is_empty()
+        {
+            label.clone_into(token);
+        }
+        self
+    }
+}
+
+/// What a failed call says about the session and the module.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FaultClass {
+    /// Too much at once; the session is good.
+    Busy,
+    /// The session, the login or the handles are gone: open, log in and find again.
+    SessionLost,
+    /// The token or the whole module does not work.
+    ModuleDead,
+    /// Something about a PIN: never retried.
+    Pin,
+    /// This operation cannot be done; nothing is said about the next.
+    Operation,
+}
+
+/// A PKCS#11 return value, or another failure of the binding, without the standard's long prose.
+#[derive(Debug)]
+pub struct TokenFault {
+    rv: Option<RvError>,
+    text: String,
+}
+
+impl TokenFault {
+    pub(crate) fn new(error: CryptokiError) -> Self {
+        match error {
+            CryptokiError::Pkcs11(rv, function) => Self {
+                rv: Some(rv),
+                text: format!("C_{function:?}: {}", ckr_name(rv)),
+            },
+            other => Self {
+                rv: None,
+                text: other.to_string(),
+            },
+        }
+    }
+
+    /// The PKCS#11 return value, when a call was made.
+    pub(crate) fn rv(&self) -> Option<RvError> {
+        self.rv
+    }
+
+    /// What it says about the session and the module.
+    pub fn class(&self) -> FaultClass {
+        match self.rv {
+            Some(rv) => classify(rv),
+            None => FaultClass::Operation,
+        }
+    }
+}
+
+impl fmt::Display for TokenFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl std::error::Error for TokenFault {}
+
+/// The classes of return values. `CKR_FUNCTION_FAILED` is left an operation's own failure: SoftHSM2 says it of
+/// templates that it does not like.
+fn classify(rv: RvError) -> FaultClass {
+    match rv {
+        RvError::SessionCount | RvError::DeviceMemory | RvError::HostMemory => FaultClass::Busy,
+        RvError::SessionHandleInvalid
+        | RvError::SessionClosed
+        | RvError::UserNotLoggedIn
+        | RvError::KeyHandleInvalid
+        | RvError::ObjectHandleInvalid => FaultClass::SessionLost,
+        RvError::DeviceError
+        | RvError::DeviceRemoved
+        | RvError::TokenNotPresent
+        | RvError::TokenNotRecognized
+        | RvError::SlotIdInvalid
+        | RvError::GeneralError
+        | RvError::CryptokiNotInitialized
+        | RvError::VendorDefined(_) => FaultClass::ModuleDead,
+        RvError::PinIncorrect
+        | RvError::PinInvalid
+        | RvError::PinLenRange
+        | RvError::PinExpired
+        | RvError::PinLocked => FaultClass::Pin,
+        _ => FaultClass::Operation,
+    }
+}
+
+/// The standard's spelling of a return value: `GeneralError` is `CKR_GENERAL_ERROR`.
+fn ckr_name(rv: RvError) -> String {
+    match rv {
+        RvError::VendorDefined(value) | RvError::UnknownErrorCode(value) => {
+            return format!("return value {value:#010x}");
+        }
+        _ => {}
+    }
+    let mut name = String::from("CKR");
+    for letter in format!("{rv:?}").chars() {
+        if letter.is_ascii_uppercase() {
+            name.push('_');
+        }
+        name.push(letter.to_ascii_uppercase());
+    }
+    name
+}
+
+fn list_paths(paths: &[PathBuf]) -> String {
+    paths
+        .iter()
+        .map(|path| path.display().to_string())
+        .collect::<Vec<_>>()
+        .join(", ")
+}
+
+fn list_or_none(found: &[String]) -> String {
+    if found.is_empty() {
+        "none".to_owned()
+    } else {
+        found.join(", ")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cryptoki::context::Function;
+
+    use super::*;
+
+    fn fault(rv: RvError) -> Error {
+        Error::token(
+            "derive a secret",
+            CryptokiError::Pkcs11(rv, Function::DeriveKey),
+        )
+        .of("A")
+    }
+
+    #[test]
+    fn only_a_bad_point_is_the_peers_fault() {
+        let point = Error::PeerPoint {
+            group: NamedGroup::X25519,
+        };
+        assert!(point.is_peer_fault() && !point.is_unavailable());
+        assert!(!fault(RvError::GeneralError).is_peer_fault());
+    }
+
+    #[test]
+    fn a_lost_session_is_unavailable_and_a_bad_key_size_is_not() {
+        assert!(fault(RvError::UserNotLoggedIn).is_unavailable());
+        assert!(fault(RvError::DeviceRemoved).is_unavailable());
+        assert!(!fault(RvError::KeySizeRange).is_unavailable());
+    }
+
+    #[test]
+    fn return_values_print_in_the_standards_spelling() {
+        use std::error::Error as _;
+        let error = fault(RvError::KeySizeRange);
+        assert_eq!(error.to_string(), "derive a secret failed in token `A`");
+        assert_eq!(
+            error.source().unwrap().to_string(),
+            "C_DeriveKey: CKR_KEY_SIZE_RANGE"
+        );
+    }
+}
