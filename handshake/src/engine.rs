@@ -1,0 +1,432 @@
+//! Drives rustls' unbuffered server connection: one step in, one reply out, exactly at record boundaries.
+//!
+//! Runs on a token worker thread from beginning to end of a step. A handshake that waits for its client is a
+//! value; dropping it destroys what it holds in the token. Never sees an identity or a socket.
+
+use std::sync::Arc;
+
+use keyhaven_hsm::Worker;
+use keyhaven_types::{CustodyLevel, HashAlgorithm, Secret, alert};
+use rustls::{
+    Error, ServerConfig, SupportedCipherSuite,
+    server::UnbufferedServerConnection,
+    unbuffered::{ConnectionState, EncodeError},
+};
+
+use crate::{
+    client_hello::ClientHello,
+    context::{self, Context},
+    error::{Failure, Refusal},
+    finished,
+    keys::{self, SessionKey},
+    site::{self, Choice, Site},
+};
+
+/// What one step did.
+#[derive(Debug)]
+pub struct Step {
+    /// How many bytes of the input were used; the rest belongs to whatever comes next.
+    pub consumed: usize,
+    /// Records for the client.
+    pub to_client: Vec<u8>,
+    /// Where the handshake stands.
+    pub result: StepResult,
+}
+
+/// Where a handshake stands after a step.
+#[derive(Debug)]
+pub enum StepResult {
+    /// The client's next flight is needed.
+    More(Box<Handshake>, Expect),
+    /// TLS 1.3: complete, but for the client's proof.
+    Released(Box<Released>),
+    /// TLS 1.2: the client's Finished was accepted.
+    Established(Box<Established>),
+    /// Over: the client is refused, or left. `to_client` holds the alert, if one is to be sent.
+    Refused(Refusal),
+    /// Over: something of ours failed. `to_client` holds internal_error.
+    Failed(Failure),
+}
+
+/// Which flight of the client comes next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expect {
+    /// A second ClientHello, after HelloRetryRequest.
+    ClientHello,
+    /// TLS 1.2: ClientKeyExchange, ChangeCipherSpec, Finished.
+    KeyExchange,
+}
+
+/// A connection's keys and facts.
+#[derive(Debug)]
+pub struct Established {
+    /// TLS 1.3, or else 1.2.
+    pub is_tls13: bool,
+    /// Cipher suite code point.
+    pub suite: u16,
+    /// Encrypts to the client.
+    pub write: SessionKey,
+    /// Decrypts from the client.
+    pub read: SessionKey,
+    /// The name asked for; empty when there was none.
+    pub server_name: String,
+    /// The application protocol agreed on.
+    pub alpn: Option<Vec<u8>>,
+    /// What the token kept to itself.
+    pub level: CustodyLevel,
+}
+
+/// A TLS 1.3 handshake whose client has not yet proven anything.
+#[derive(Debug)]
+pub struct Released {
+    /// Reads the client's handshake records.
+    pub handshake_read: SessionKey,
+    /// What the client's Finished must hold.
+    pub verify_data: Secret,
+    /// The server's application key, for the one alert that refuses a Finished.
+    pub refusal_key: SessionKey,
+    /// server_application_traffic_secret_0.
+    pub server_application: Secret,
+    /// client_application_traffic_secret_0.
+    pub client_application: Secret,
+    /// The suite's hash.
+    pub hash: HashAlgorithm,
+    /// Hash of the transcript up to the server's Finished.
+    pub transcript_hash: Vec<u8>,
+    /// What goes behind the lock.
+    pub established: Established,
+}
+
+/// A handshake between two steps.
+pub struct Handshake {
+    connection: Connection,
+    context: Context,
+    level: CustodyLevel,
+}
+
+impl std::fmt::Debug for Handshake {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Handshake")
+            .field("level", &self.level)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Handshake {
+    /// Begins with the client's first records. `site` is what the caller may use under the name asked for;
+    /// without one the client is refused, in the same way whether the name is unknown or forbidden.
+    pub fn start(
+        worker: &Worker,
+        site: Option<&Site>,
+        hello: Option<&ClientHello>,
+        records: &[u8],
+    ) -> Step {
+        let unreadable = ClientHello::default();
+        let readable = hello.unwrap_or(&unreadable);
+        let Choice {
+            config,
+            level,
+            exchange,
+            is_tls13,
+        } = match site {
+            Some(site) => match site.choose(readable) {
+                Ok(choice) => choice,
+                Err(refusal) => return Step::refused(refusal),
+            },
+            None => site::nowhere(readable),
+        };
+        let connection = match Connection::new(config) {
+            Ok(connection) => connection,
+            Err(error) => return Step::failed(Failure::Rustls(error)),
+        };
+        let context = Context::new(
+            readable.server_name.clone(),
+            readable.random,
+            is_tls13,
+            exchange,
+        );
+        Self {
+            connection,
+            context,
+            level,
+        }
+        .step(worker, records)
+    }
+
+    /// Goes on with the client's next records. Uses the handshake up, whatever comes of it.
+    pub fn proceed(self, worker: &Worker, records: &[u8]) -> Step {
+        self.step(worker, records)
+    }
+
+    fn step(mut self, _on_this_thread: &Worker, records: &[u8]) -> Step {
+        let mut to_client = Vec::new();
+        let mut consumed = 0;
+        let pumped = {
+            let connection = &mut self.connection;
+            context::run(&mut self.context, || {
+                connection.pump_records(records, &mut consumed, &mut to_client)
+            })
+        };
+        self.context.forget_secrets();
+        if let Some(failure) = self.context.failure.take() {
+            return Step::failed(failure);
+        }
+        match pumped {
+            Err(error) => self.refuse(&error, consumed, to_client),
+            Ok(Pumped::Done) => self.establish(consumed, to_client),
+            Ok(Pumped::Blocked) if !self.context.captured.transcript_hash.is_empty() => {
+                self.release(consumed, to_client)
+            }
+            Ok(Pumped::Blocked) => {
+                let expect = if self.context.is_tls13 {
+                    Expect::ClientHello
+                } else {
+                    Expect::KeyExchange
+                };
+                Step {
+                    consumed,
+                    to_client,
+                    result: StepResult::More(Box::new(self), expect),
+                }
+            }
+        }
+    }
+
+    fn release(self, consumed: usize, to_client: Vec<u8>) -> Step {
+        let Self {
+            connection,
+            mut context,
+            level,
+        } = self;
+        let captured = std::mem::take(&mut context.captured);
+        let server_name = context.server_name.take().unwrap_or_default();
+        // rustls verifies the Finished inside the pump, and derives nothing more in the token.
+        let released = context::run(&mut context, || {
+            finished::release(connection, captured, level, server_name)
+        });
+        match (context.failure.take(), released) {
+            (Some(failure), _) | (None, Err(failure)) => Step::failed(failure),
+            (None, Ok(released)) => Step {
+                consumed,
+                to_client,
+                result: StepResult::Released(Box::new(released)),
+            },
+        }
+    }
+
+    fn establish(self, consumed: usize, to_client: Vec<u8>) -> Step {
+        let Self {
+            connection,
+            mut context,
+            level,
+        } = self;
+        if context.is_tls13 {
+            return Step::failed(Failure::Engine(
+                "a TLS 1.3 handshake without the Finished-lock",
+            ));
+        }
+        let Some(suite) = connection.suite().map(|suite| suite.suite().into()) else {
+            return Step::failed(Failure::Engine("no suite after the handshake"));
+        };
+        let server_name = context.server_name.take().unwrap_or_default();
+        let alpn = connection.alpn();
+        match connection.into_keys() {
+            Err(failure) => Step::failed(failure),
+            Ok((write, read)) => {
+                let established = Established {
+                    is_tls13: false,
+                    suite,
+                    write,
+                    read,
+                    server_name,
+                    alpn,
+                    level,
+                };
+                Step {
+                    consumed,
+                    to_client,
+                    result: StepResult::Established(Box::new(established)),
+                }
+            }
+        }
+    }
+
+    fn refuse(mut self, error: &Error, consumed: usize, to_client: Vec<u8>) -> Step {
+        if let Some((alert, reason)) = self.context.resolver_alert.take() {
+            return Step::refused(Refusal::ours(alert, reason));
+        }
+        let refusal = Refusal::from_rustls(error, keys::read_plaintext_alert(&to_client));
+        let to_client = if refusal.from_client {
+            Vec::new()
+        } else if to_client.is_empty() {
+            keys::plaintext_alert(refusal.alert)
+        } else {
+            to_client
+        };
+        Step {
+            consumed,
+            to_client,
+            result: StepResult::Refused(refusal),
+        }
+    }
+}
+
+impl Step {
+    fn refused(refusal: Refusal) -> Self {
+        Self {
+            consumed: 0,
+            to_client: keys::plaintext_alert(refusal.alert),
+            result: StepResult::Refused(refusal),
+        }
+    }
+
+    fn failed(failure: Failure) -> Self {
+        Self {
+            consumed: 0,
+            to_client: keys::plaintext_alert(alert::INTERNAL_ERROR),
+            result: StepResult::Failed(failure),
+        }
+    }
+}
+
+/// Whether rustls wants more.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Pumped {
+    Blocked,
+    Done,
+}
+
+/// rustls' connection with the bytes of a message that is not whole yet.
+pub(crate) struct Connection {
+    rustls: UnbufferedServerConnection,
+    buffer: Vec<u8>,
+}
+
+impl Connection {
+    fn new(config: Arc<ServerConfig>) -> Result<Self, Error> {
+        Ok(Self {
+            rustls: UnbufferedServerConnection::new(config)?,
+            buffer: Vec::new(),
+        })
+    }
+
+    pub(crate) fn suite(&self) -> Option<SupportedCipherSuite> {
+        self.rustls.negotiated_cipher_suite()
+    }
+
+    pub(crate) fn alpn(&self) -> Option<Vec<u8>> {
+        self.rustls.alpn_protocol().map(<[u8]>::to_vec)
+    }
+
+    /// The keys of both directions, write first.
+    pub(crate) fn into_keys(self) -> Result<(SessionKey, SessionKey), Failure> {
+        if !self.buffer.is_empty() {
+            return Err(Failure::Engine("input left at the end of the handshake"));
+        }
+        let (secrets, _kernel) = self
+            .rustls
+            .dangerous_into_kernel_connection()
+            .map_err(Failure::Rustls)?;
+        Ok((
+            SessionKey::from_rustls(secrets.tx)?,
+            SessionKey::from_rustls(secrets.rx)?,
+        ))
+    }
+
+    /// Feeds record by record and stops at the end of the handshake, so that later records stay unread.
+    fn pump_records(
+        &mut self,
+        records: &[u8],
+        consumed: &mut usize,
+        output: &mut Vec<u8>,
+    ) -> Result<Pumped, Error> {
+        let mut pumped = Pumped::Blocked;
+        while pumped == Pumped::Blocked {
+            let rest = &records[*consumed..];
+            let Some(header) = rest.first_chunk::<5>() else {
+                break;
+            };
+            let length = 5 + usize::from(u16::from_be_bytes([header[3], header[4]]));
+            let Some(record) = rest.get(..length) else {
+                break;
+            };
+            // The record belongs to this step even when rustls refuses it.
+            *consumed += length;
+            pumped = self.pump(record, output)?;
+        }
+        Ok(pumped)
+    }
+
+    /// Gives rustls one record, or none, and collects what it wants to send.
+    pub(crate) fn pump(&mut self, record: &[u8], output: &mut Vec<u8>) -> Result<Pumped, Error> {
+        self.buffer.extend_from_slice(record);
+        loop {
+            let status = self.rustls.process_tls_records(&mut self.buffer);
+            let discard = status.discard;
+            let finished = match status.state {
+                Ok(ConnectionState::EncodeTlsData(mut data)) => {
+                    encode(output, |buffer| data.encode(buffer))?;
+                    None
+                }
+                Ok(ConnectionState::TransmitTlsData(data)) => {
+                    data.done();
+                    None
+                }
+                Ok(ConnectionState::BlockedHandshake) => Some(Pumped::Blocked),
+                Ok(ConnectionState::WriteTraffic(_)) => Some(Pumped::Done),
+                Ok(_) => return Err(Error::General("an unexpected state in a handshake".into())),
+                Err(error) => {
+                    self.collect_alert(output);
+                    return Err(error);
+                }
+            };
+            self.buffer.drain(..discard);
+            if let Some(pumped) = finished {
+                return Ok(pumped);
+            }
+        }
+    }
+
+    /// After an error rustls may hold an alert; it takes the place of everything collected before.
+    fn collect_alert(&mut self, output: &mut Vec<u8>) {
+        output.clear();
+        self.buffer.clear();
+        loop {
+            match self.rustls.process_tls_records(&mut []).state {
+                Ok(ConnectionState::EncodeTlsData(mut data)) => {
+                    if encode(output, |buffer| data.encode(buffer)).is_err() {
+                        return;
+                    }
+                }
+                Ok(ConnectionState::TransmitTlsData(data)) => data.done(),
+                _ => return,
+            }
+        }
+    }
+}
+
+/// Appends what an encoder writes; it says itself how much room it needs.
+fn encode(
+    output: &mut Vec<u8>,
+    mut encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
+) -> Result<(), Error> {
+    let start = output.len();
+    let mut room = 512;
+    loop {
+        output.resize(start + room, 0);
+        match encode(&mut output[start..]) {
+            Ok(written) => {
+                output.truncate(start + written);
+                return Ok(());
+            }
+            Err(EncodeError::InsufficientSize(needed)) if needed.required_size > room => {
+                room = needed.required_size;
+            }
+            Err(_) => {
+                return Err(Error::General(
+                    "rustls could not encode its own record".into(),
+                ));
+            }
+        }
+    }
+}

@@ -1,0 +1,423 @@
+//! The sealed state from which the next traffic key of a connection is made (RFC 8446, section 7.2).
+//!
+//! A proxy holds keys, not traffic secrets: it brings the sealed state back and gets the next key with the
+//! next state. The seal binds connection, proxy, direction, generation, suite and site, and ends with the
+//! connection's lifetime. Whether the proxy may still have a key is decided by the caller, each time.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use aws_lc_rs::{
+    aead::{AES_256_GCM, Aad, Nonce, RandomizedNonceKey},
+    hkdf,
+    rand::{SecureRandom as _, SystemRandom},
+};
+use keyhaven_types::{AeadAlgorithm, Direction, HashAlgorithm, Secret};
+use zeroize::Zeroizing;
+
+use crate::keys::{self, SessionKey};
+
+/// What a site's signers share: at least 32 random bytes, from which a sealing key comes each day.
+pub struct SealKey(hkdf::Prk);
+
+impl SealKey {
+    /// Takes the site's secret; `None` when it is shorter than 32 bytes.
+    pub fn new(secret: &Secret) -> Option<Self> {
+        (secret.len() >= 32).then(|| {
+            let salt = hkdf::Salt::new(hkdf::HKDF_SHA256, b"keyhaven rekey seal 1");
+            Self(salt.extract(secret.expose_secret()))
+        })
+    }
+
+    /// A key for this process alone; `None` when there is no randomness.
+    pub fn generate() -> Option<Self> {
+        let mut bytes = Zeroizing::new(vec![0; 32]);
+        SystemRandom::new().fill(&mut bytes).ok()?;
+        Self::new(&Secret::copy_from(&bytes))
+    }
+
+    fn of_day(&self, day: u64) -> Result<RandomizedNonceKey, RekeyError> {
+        let mut key = Zeroizing::new([0; 32]);
+        self.0
+            .expand(&[b"day", &day.to_be_bytes()], hkdf::HKDF_SHA256)
+            .and_then(|okm| okm.fill(&mut *key))
+            .and_then(|()| RandomizedNonceKey::new(&AES_256_GCM, &*key))
+            .map_err(|_| RekeyError::Crypto)
+    }
+}
+
+/// What a state belongs to, beside what it says itself.
+#[derive(Clone, Copy, Debug)]
+pub struct RekeyBinding<'a> {
+    /// The connection's name.
+    pub connection: &'a [u8; 32],
+    /// The proxy's identity.
+    pub proxy: &'a str,
+    /// Which of the connection's two keys.
+    pub direction: Direction,
+}
+
+/// The facts of a connection that its states carry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RekeyFacts {
+    /// Names the site and its keys; the caller's, opaque here.
+    pub site: [u8; 32],
+    /// The AEAD.
+    pub aead: AeadAlgorithm,
+    /// The suite's hash.
+    pub hash: HashAlgorithm,
+    /// When the connection ends.
+    pub not_after: SystemTime,
+}
+
+/// Why no next key is given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum RekeyError {
+    /// Too short, of another format, or not sealed here for this connection, proxy and direction.
+    #[error("the state does not open")]
+    Unopened,
+    /// The state gives another generation than the one asked for.
+    #[error("the state is of another generation")]
+    Generation,
+    /// The connection's lifetime is over, or the state is from the future.
+    #[error("the state has expired")]
+    Expired,
+    /// The caller's decision.
+    #[error("the proxy may no longer use the site")]
+    Denied,
+    /// The sealing itself failed.
+    #[error("the seal failed")]
+    Crypto,
+}
+
+/// The next key, and the state for the one after it.
+#[derive(Debug)]
+pub struct Rekeyed {
+    /// The key.
+    pub key: SessionKey,
+    /// Its sealed successor.
+    pub state: Vec<u8>,
+    /// What the state said.
+    pub facts: RekeyFacts,
+}
+
+/// Seals and opens states.
+pub struct Sealer(SealKey);
+
+impl Sealer {
+    /// Seals under this key.
+    pub fn new(key: SealKey) -> Self {
+        Self(key)
+    }
+
+    /// Seals the traffic secret in use so that it gives the key of `generation`.
+    pub fn seal(
+        &self,
+        now: SystemTime,
+        binding: RekeyBinding<'_>,
+        facts: RekeyFacts,
+        generation: u32,
+        secret: &Secret,
+    ) -> Result<Vec<u8>, RekeyError> {
+        let header = Header {
+            issued: seconds(now),
+            generation,
+            facts,
+        }
+        .encode();
+        let key = self.0.of_day(seconds(now) / DAY)?;
+        let mut body = Zeroizing::new(secret.expose_secret().to_vec());
+        // Sealed in a buffer with room for the tag, so that no copy of the secret is left by a reallocation.
+        let mut sealed = Vec::with_capacity(body.len() + 16);
+        sealed.extend_from_slice(&body);
+        body.clear();
+        let nonce = key
+            .seal_in_place_append_tag(Aad::from(aad(&header, binding)), &mut sealed)
+            .map_err(|_| RekeyError::Crypto)?;
+        Ok([&header[..], nonce.as_ref(), &sealed].concat())
+    }
+
+    /// Opens a state and makes the key of `generation`, if `may_use` still grants the site.
+    pub fn next(
+        &self,
+        now: SystemTime,
+        binding: RekeyBinding<'_>,
+        generation: u32,
+        state: &[u8],
+        may_use: impl FnOnce(&[u8; 32]) -> bool,
+    ) -> Result<Rekeyed, RekeyError> {
+        let (header_bytes, rest) = state
+            .split_first_chunk::<HEADER_LEN>()
+            .ok_or(RekeyError::Unopened)?;
+        let (nonce, sealed) = rest.split_first_chunk::<12>().ok_or(RekeyError::Unopened)?;
+        let header = Header::decode(header_bytes).ok_or(RekeyError::Unopened)?;
+        let key = self.0.of_day(header.issued / DAY)?;
+        let mut body = Zeroizing::new(sealed.to_vec());
+        let secret = key
+            .open_in_place(
+                Nonce::assume_unique_for_key(*nonce),
+                Aad::from(aad(header_bytes, binding)),
+                &mut body,
+            )
+            .map_err(|_| RekeyError::Unopened)?;
+        let Header {
+            issued,
+            generation: sealed_generation,
+            facts,
+        } = header;
+        if secret.len() != facts.hash.output_len() {
+            return Err(RekeyError::Unopened);
+        }
+        if generation != sealed_generation {
+            return Err(RekeyError::Generation);
+        }
+        if now >= facts.not_after || issued > seconds(now) + CLOCK_SKEW {
+            return Err(RekeyError::Expired);
+        }
+        if !may_use(&facts.site) {
+            return Err(RekeyError::Denied);
+        }
+        let secret = Secret::copy_from(secret);
+        let next = keys::expand_label(facts.hash, &secret, b"traffic upd", facts.hash.output_len());
+        let after = generation.checked_add(1).ok_or(RekeyError::Expired)?;
+        Ok(Rekeyed {
+            key: SessionKey::from_traffic_secret(facts.aead, facts.hash, &next),
+            state: self.seal(now, binding, facts, after, &next)?,
+            facts,
+        })
+    }
+}
+
+/// What stands in clear before the sealed secret; authenticated with it.
+struct Header {
+    issued: u64,
+    generation: u32,
+    facts: RekeyFacts,
+}
+
+impl Header {
+    fn encode(&self) -> [u8; HEADER_LEN] {
+        let mut bytes = [0; HEADER_LEN];
+        bytes[0] = FORMAT;
+        bytes[1] = match self.facts.aead {
+            AeadAlgorithm::Aes128Gcm => 1,
+            AeadAlgorithm::Aes256Gcm => 2,
+            AeadAlgorithm::Chacha20Poly1305 => 3,
+        };
+        bytes[2] = match self.facts.hash {
+            HashAlgorithm::Sha256 => 1,
+            HashAlgorithm::Sha384 => 2,
+        };
+        bytes[4..8].copy_from_slice(&self.generation.to_be_bytes());
+        bytes[8..16].copy_from_slice(&self.issued.to_be_bytes());
+        bytes[16..24].copy_from_slice(&seconds(self.facts.not_after).to_be_bytes());
+        bytes[24..].copy_from_slice(&self.facts.site);
+        bytes
+    }
+
+    fn decode(bytes: &[u8; HEADER_LEN]) -> Option<Self> {
+        let aead = match bytes[1] {
+            1 => AeadAlgorithm::Aes128Gcm,
+            2 => AeadAlgorithm::Aes256Gcm,
+            3 => AeadAlgorithm::Chacha20Poly1305,
+            _ => return None,
+        };
+        let hash = match bytes[2] {
+            1 => HashAlgorithm::Sha256,
+            2 => HashAlgorithm::Sha384,
+            _ => return None,
+        };
+        if bytes[0] != FORMAT || bytes[3] != 0 {
+            return None;
+        }
+        let not_after = UNIX_EPOCH.checked_add(Duration::from_secs(u64_at(bytes, 16)))?;
+        Some(Self {
+            issued: u64_at(bytes, 8),
+            generation: u32::from_be_bytes([bytes[4], bytes[5], bytes[6], bytes[7]]),
+            facts: RekeyFacts {
+                site: *bytes.last_chunk()?,
+                aead,
+                hash,
+                not_after,
+            },
+        })
+    }
+}
+
+fn u64_at(bytes: &[u8; HEADER_LEN], at: usize) -> u64 {
+    let mut value = [0; 8];
+    value.copy_from_slice(&bytes[at..at + 8]);
+    u64::from_be_bytes(value)
+}
+
+fn aad(header: &[u8; HEADER_LEN], binding: RekeyBinding<'_>) -> Vec<u8> {
+    let direction = match binding.direction {
+        Direction::Read => b'r',
+        Direction::Write => b'w',
+    };
+    [
+        &header[..],
+        binding.connection,
+        &[direction],
+        binding.proxy.as_bytes(),
+    ]
+    .concat()
+}
+
+fn seconds(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
+}
+
+const FORMAT: u8 = 1;
+const HEADER_LEN: usize = 56;
+const DAY: u64 = 86_400;
+/// How far a fellow signer's clock may be ahead, in seconds.
+const CLOCK_SKEW: u64 = 120;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CONNECTION: [u8; 32] = [3; 32];
+    const PROXY: &str = "spiffe://example.org/proxy/a";
+
+    fn binding() -> RekeyBinding<'static> {
+        RekeyBinding {
+            connection: &CONNECTION,
+            proxy: PROXY,
+            direction: Direction::Write,
+        }
+    }
+
+    fn now() -> SystemTime {
+        UNIX_EPOCH + Duration::from_secs(1_800_000_000)
+    }
+
+    fn facts() -> RekeyFacts {
+        RekeyFacts {
+            site: [5; 32],
+            aead: AeadAlgorithm::Aes128Gcm,
+            hash: HashAlgorithm::Sha256,
+            not_after: now() + Duration::from_secs(86_400),
+        }
+    }
+
+    fn sealer() -> Sealer {
+        Sealer::new(SealKey::new(&Secret::new(vec![7; 32])).unwrap())
+    }
+
+    fn state(sealer: &Sealer) -> Vec<u8> {
+        sealer
+            .seal(now(), binding(), facts(), 1, &Secret::new(vec![9; 32]))
+            .unwrap()
+    }
+
+    #[test]
+    fn generations_follow_each_other_over_midnight_and_over_signers() {
+        let sealed = state(&sealer());
+        let first = sealer()
+            .next(now(), binding(), 1, &sealed, |site| *site == [5; 32])
+            .unwrap();
+        let later = now() + Duration::from_secs(80_000);
+        let second = sealer()
+            .next(later, binding(), 2, &first.state, |_| true)
+            .unwrap();
+        assert_ne!(
+            first.key.key.expose_secret(),
+            second.key.key.expose_secret()
+        );
+        assert_eq!((first.key.seq, second.key.seq), (0, 0));
+        assert_eq!(second.facts, facts());
+    }
+
+    #[test]
+    fn the_ratchet_is_the_standards() {
+        // HKDF-Expand-Label written out: one block of HMAC over the label and a counter.
+        let label = [&[0, 32, 17][..], b"tls13 traffic upd", &[0, 1]].concat();
+        let key = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, &[9; 32]);
+        let next = aws_lc_rs::hmac::sign(&key, &label);
+        let expected = SessionKey::from_traffic_secret(
+            AeadAlgorithm::Aes128Gcm,
+            HashAlgorithm::Sha256,
+            &Secret::copy_from(next.as_ref()),
+        );
+        let made = sealer()
+            .next(now(), binding(), 1, &state(&sealer()), |_| true)
+            .unwrap();
+        assert_eq!(made.key.key.expose_secret(), expected.key.expose_secret());
+        assert_eq!(made.key.iv.expose_secret(), expected.iv.expose_secret());
+    }
+
+    #[test]
+    fn a_state_serves_only_what_it_was_sealed_for() {
+        let sealed = state(&sealer());
+        let open = |binding, generation, at, allowed: bool| {
+            sealer()
+                .next(at, binding, generation, &sealed, |_| allowed)
+                .err()
+        };
+        let other = RekeyBinding {
+            connection: &[4; 32],
+            ..binding()
+        };
+        assert_eq!(open(other, 1, now(), true), Some(RekeyError::Unopened));
+        let other = RekeyBinding {
+            proxy: "spiffe://example.org/proxy/b",
+            ..binding()
+        };
+        assert_eq!(open(other, 1, now(), true), Some(RekeyError::Unopened));
+        let other = RekeyBinding {
+            direction: Direction::Read,
+            ..binding()
+        };
+        assert_eq!(open(other, 1, now(), true), Some(RekeyError::Unopened));
+        assert_eq!(
+            open(binding(), 2, now(), true),
+            Some(RekeyError::Generation)
+        );
+        assert_eq!(
+            open(binding(), 0, now(), true),
+            Some(RekeyError::Generation)
+        );
+        assert_eq!(
+            open(binding(), 1, facts().not_after, true),
+            Some(RekeyError::Expired)
+        );
+        assert_eq!(
+            open(binding(), 1, now() - Duration::from_secs(600), true),
+            Some(RekeyError::Expired)
+        );
+        assert_eq!(open(binding(), 1, now(), false), Some(RekeyError::Denied));
+        let stranger = Sealer::new(SealKey::generate().unwrap());
+        assert_eq!(
+            stranger.next(now(), binding(), 1, &sealed, |_| true).err(),
+            Some(RekeyError::Unopened)
+        );
+    }
+
+    #[test]
+    fn every_altered_bit_and_every_truncation_is_refused() {
+        let sealed = state(&sealer());
+        for at in 0..sealed.len() {
+            let mut altered = sealed.clone();
+            altered[at] ^= 1;
+            assert!(
+                sealer()
+                    .next(now(), binding(), 1, &altered, |_| true)
+                    .is_err(),
+                "{at}"
+            );
+            assert!(
+                sealer()
+                    .next(now(), binding(), 1, &sealed[..at], |_| true)
+                    .is_err(),
+                "{at}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_short_site_secret_is_refused() {
+        assert!(SealKey::new(&Secret::new(vec![7; 31])).is_none());
+    }
+}
