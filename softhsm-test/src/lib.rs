@@ -6,8 +6,10 @@
 //! `pkcs11-tool` and `softhsm2-util`, not with the code under test. Nothing here depends on another room.
 
 mod reexec;
+mod shim;
 mod token;
 mod tools;
 
 pub use reexec::{Reexec, reexec, test_name_of};
+pub use shim::{Shim, ShimReport};
 pub use token::{TestToken, TokenError};

@@ -67,6 +67,7 @@ where
     let status = Command::new(binary)
         .args(["--exact", test, "--nocapture", "--include-ignored"])
         .envs(token.env())
+        .envs(token.shim().env())
         .envs(env)
         .env(MARKER, token.dir())
         .status()

@@ -11,6 +11,7 @@ use std::{fs, io};
 
 use tempfile::TempDir;
 
+use crate::shim::Shim;
 use crate::tools::{run, softhsm_module};
 
 /// Why a token could not be prepared.
@@ -151,6 +152,11 @@ impl TestToken {
         vec![("SOFTHSM2_CONF", self.conf().into_os_string())]
     }
 
+    /// The module that counts calls and injects faults, keeping its files in this token's folder.
+    pub fn shim(&self) -> Shim {
+        Shim::new(&self.dir)
+    }
+
     /// Initialises one more token in the same folder, with the same PINs.
     pub fn init(&self, label: &str) -> Result<(), TokenError> {
         run(self
@@ -286,10 +292,11 @@ fn write_private(path: &Path, text: &str) -> io::Result<()> {
 /// Eight digits that differ from token to token, so that a test cannot pass with another token's PIN. They
 /// protect nothing.
 fn fresh_pin(dir: &Path) -> String {
-    use std::hash::{BuildHasher, Hash, Hasher};
-    let mut hasher = std::hash::RandomState::new().build_hasher();
-    dir.hash(&mut hasher);
-    format!("{:08}", hasher.finish() % 100_000_000)
+    use std::hash::BuildHasher;
+    format!(
+        "{:08}",
+        std::hash::RandomState::new().hash_one(dir) % 100_000_000
+    )
 }
 
 /// Percent-encodes all but the unreserved characters of RFC 3986.
