@@ -1,0 +1,202 @@
+//! How a daemon ends: stop accepting, finish what is in flight, and say which way it went.
+//!
+//! One token says "stop", another "the grace is over", one tracker knows the tasks. Also what a process does to
+//! itself at its start: no core dumps, as many file descriptors as it may have. Tasks must watch the tokens
+//! themselves; nothing is torn down under them before the grace is over.
+
+use std::{fmt, future::Future, io, time::Duration};
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    task::JoinHandle,
+    time::timeout,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// The one handle on a daemon's end.
+#[derive(Clone, Debug, Default)]
+pub struct Shutdown {
+    stop: CancellationToken,
+    cut: CancellationToken,
+    tasks: TaskTracker,
+}
+
+/// Which way a daemon ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// Everything in flight was finished.
+    Clean,
+    /// The grace was over first, or a second signal came.
+    Cut {
+        /// How many tasks were cut.
+        open: usize,
+    },
+}
+
+/// How long tasks may take to notice that they are cut.
+const CUT_TIMEOUT: Duration = Duration::from_secs(2);
+
+impl Shutdown {
+    /// A daemon that runs.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Stops on SIGTERM and SIGINT from now on; a second signal cuts the grace short. Call it inside a runtime.
+    pub fn listen(&self) -> io::Result<()> {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let shutdown = self.clone();
+        tokio::spawn(async move {
+            for cut in [false, true] {
+                let name = tokio::select! {
+                    _ = terminate.recv() => "SIGTERM",
+                    _ = interrupt.recv() => "SIGINT",
+                };
+                if cut {
+                    tracing::warn!(signal = name, "second signal: ending now");
+                    shutdown.cut.cancel();
+                } else {
+                    tracing::info!(signal = name, "stopping");
+                    shutdown.stop();
+                }
+            }
+        });
+        Ok(())
+    }
+
+    /// Says "stop".
+    pub fn stop(&self) {
+        self.stop.cancel();
+    }
+
+    /// Whether "stop" was said.
+    pub fn is_stopping(&self) -> bool {
+        self.stop.is_cancelled()
+    }
+
+    /// Returns when "stop" is said.
+    pub async fn stopping(&self) {
+        self.stop.cancelled().await;
+    }
+
+    /// Cancelled by "stop": accept nothing new, finish what is there.
+    pub fn token(&self) -> CancellationToken {
+        self.stop.clone()
+    }
+
+    /// Cancelled when the grace is over: end now.
+    pub fn cut_token(&self) -> CancellationToken {
+        self.cut.clone()
+    }
+
+    /// Runs a task that [`Shutdown::finish`] waits for.
+    pub fn spawn<F>(&self, task: F) -> JoinHandle<F::Output>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        self.tasks.spawn(task)
+    }
+
+    /// Stops, waits for the tasks, and after `grace` cuts them.
+    pub async fn finish(&self, grace: Duration) -> Ended {
+        self.stop();
+        self.tasks.close();
+        let finished = tokio::select! {
+            waited = timeout(grace, self.tasks.wait()) => waited.is_ok(),
+            () = self.cut.cancelled() => self.tasks.is_empty(),
+        };
+        if finished {
+            return Ended::Clean;
+        }
+        let open = self.tasks.len();
+        self.cut.cancel();
+        if timeout(CUT_TIMEOUT, self.tasks.wait()).await.is_err() {
+            tracing::warn!(
+                tasks = self.tasks.len(),
+                "tasks did not end when they were cut"
+            );
+        }
+        Ended::Cut { open }
+    }
+}
+
+impl fmt::Display for Ended {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Clean => f.write_str("stopped: everything in flight was finished"),
+            Self::Cut { open } => {
+                write!(f, "stopped: {open} tasks were cut when the grace was over")
+            }
+        }
+    }
+}
+
+/// Keeps this process's memory out of core dumps and away from debuggers of the same user.
+///
+/// Returns a sentence for each thing that could not be done; the log may not stand yet.
+pub fn harden() -> Vec<String> {
+    let mut warnings = Vec::new();
+    let none = Rlimit {
+        current: Some(0),
+        maximum: Some(0),
+    };
+    if let Err(error) = setrlimit(Resource::Core, none) {
+        warnings.push(format!("core dumps cannot be limited to 0 bytes: {error}"));
+    }
+    // The limit does not bind dumps that the kernel pipes to a collector; this does (prctl(2), core(5)).
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    if let Err(error) =
+        rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
+    {
+        warnings.push(format!("the process cannot be made undumpable: {error}"));
+    }
+    warnings
+}
+
+/// Raises the soft limit of open files to the hard one and returns what holds now.
+pub fn raise_file_limit() -> u64 {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    let holds = if setrlimit(Resource::Nofile, raised).is_ok() {
+        limit.maximum
+    } else {
+        limit.current
+    };
+    holds.unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_finishes_in_time_is_a_clean_end() {
+        let shutdown = Shutdown::new();
+        let token = shutdown.token();
+        shutdown.spawn(async move { token.cancelled().await });
+        assert_eq!(shutdown.finish(Duration::from_secs(60)).await, Ended::Clean);
+    }
+
+    #[tokio::test]
+    async fn what_does_not_is_cut_and_counted() {
+        let shutdown = Shutdown::new();
+        let cut = shutdown.cut_token();
+        shutdown.spawn(async move { cut.cancelled().await });
+        let ended = shutdown.finish(Duration::from_millis(10)).await;
+        assert_eq!(ended, Ended::Cut { open: 1 });
+        assert!(ended.to_string().contains("1 tasks were cut"));
+    }
+
+    #[test]
+    fn the_process_is_hardened() {
+        assert_eq!(harden(), Vec::<String>::new());
+        assert_eq!(getrlimit(Resource::Core).maximum, Some(0));
+        assert!(raise_file_limit() >= 256);
+    }
+}
