@@ -1,2 +1,64 @@
-//! The `signer` program.
-fn main() {}
+//! The `signer` program: the key server.
+//!
+//! Turns arguments into a run and an error into an exit code: 0, 1 run time, 64 usage, 78 configuration.
+#![allow(clippy::print_stdout, reason = "says what --check found")]
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Parser, error::ErrorKind};
+use keyhaven_signer::daemon::{self, DaemonError};
+
+/// Keyhaven's key server: runs TLS server handshakes with the private key, the ephemeral key exchange and the
+/// first derivation inside a PKCS#11 token.
+#[derive(Parser)]
+#[command(name = "signer", version)]
+struct Arguments {
+    /// The configuration file; `config/signer.toml` explains every key.
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// Check the file and the tokens, keys and certificates that it names, and exit. Tries each PIN once.
+    #[arg(long)]
+    check: bool,
+}
+
+fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            let _ = error.print();
+            return match error.kind() {
+                ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => ExitCode::SUCCESS,
+                _ => ExitCode::from(EXIT_USAGE),
+            };
+        }
+    };
+    let result = if arguments.check {
+        daemon::check(&arguments.config)
+            .inspect(|()| println!("{}: no problem found", arguments.config.display()))
+    } else {
+        daemon::run(&arguments.config)
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            report(&error);
+            match error {
+                DaemonError::Config(_) => ExitCode::from(EXIT_CONFIG),
+                DaemonError::Start(_) | DaemonError::Run { .. } => ExitCode::FAILURE,
+            }
+        }
+    }
+}
+
+/// One line for each level of the error.
+fn report(error: &DaemonError) {
+    eprintln!("signer: {error}");
+    let mut source = std::error::Error::source(error);
+    while let Some(inner) = source {
+        eprintln!("  {inner}");
+        source = inner.source();
+    }
+}
+
+const EXIT_USAGE: u8 = 64;
+const EXIT_CONFIG: u8 = 78;

@@ -1,0 +1,123 @@
+//! The signer's life: open, serve, stop.
+//!
+//! Reads as the story of the process; each chapter lives in a file of its own.
+
+use std::{path::Path, sync::Arc};
+
+use keyhaven_handshake::{SealKey, Sealer};
+use keyhaven_hsm::Workers;
+use keyhaven_service::{
+    Listener, ListenerConfig, ServeLimits,
+    config::ConfigError,
+    shutdown::{self, Shutdown},
+    telemetry,
+};
+use keyhaven_types::Role;
+
+use crate::{
+    config::Config,
+    serve::{Signer, SignerParts},
+    startup::{self, StartError},
+};
+
+/// Why the signer did not run, or did not end well.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    /// The configuration has problems.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// A token, key or site is not usable.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// Anything at run time.
+    #[error("{what}")]
+    Run {
+        /// What was being done.
+        what: &'static str,
+        /// Why it failed.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+/// Checks the file and everything that it names; opens tokens, tries each PIN once, and serves nobody.
+pub fn check(path: &Path) -> Result<(), DaemonError> {
+    let config = Config::read(path)?;
+    startup::open(&config)?;
+    Ok(())
+}
+
+/// Runs until a stop signal.
+pub fn run(path: &Path) -> Result<(), DaemonError> {
+    let config = Config::read(path)?;
+    telemetry::init(&config.log).map_err(failed("cannot start logging"))?;
+    for warning in config.warnings.iter().chain(&shutdown::harden()) {
+        tracing::warn!("{warning}");
+    }
+    shutdown::raise_file_limit();
+    let opened = startup::open(&config)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(SERVICE_THREADS)
+        .enable_all()
+        .build()
+        .map_err(failed("cannot start the runtime"))?;
+    runtime.block_on(serve(config, opened))
+}
+
+async fn serve(config: Config, opened: startup::Opened) -> Result<(), DaemonError> {
+    let shutdown = Shutdown::new();
+    shutdown
+        .listen()
+        .map_err(failed("cannot listen for stop signals"))?;
+    let workers = Workers::start(config.threads, config.queue_max)
+        .map_err(failed("cannot start the token threads"))?;
+    let seal = match &config.seal_secret {
+        Some(secret) => SealKey::new(secret),
+        None => SealKey::generate(),
+    };
+    let seal = seal
+        .ok_or("no key for rekey states")
+        .map_err(failed("cannot make the seal"))?;
+    let signer = Arc::new(Signer::new(SignerParts {
+        policy: opened.policy,
+        workers: workers.clone(),
+        sealer: Sealer::new(seal),
+        keys: opened.keys,
+        limits: config.limits,
+        lifetime: config.connection_lifetime,
+        shutdown: shutdown.clone(),
+    }));
+
+    let mut listener = ListenerConfig::new(config.listen, config.credentials, vec![Role::Proxy]);
+    listener.connections_max = config.limits.connections_max;
+    let listener = Listener::bind(listener)
+        .await
+        .map_err(failed("cannot listen for proxies"))?;
+    tracing::info!(listening = %listener.local_addr(), "signer is ready");
+
+    let sweeper = tokio::spawn(signer.clone().sweep());
+    let limits = ServeLimits {
+        in_flight: config.limits.in_flight_per_connection,
+        ..ServeLimits::default()
+    };
+    listener.serve(signer.clone(), limits, &shutdown).await;
+
+    let ended = shutdown.finish(config.limits.shutdown_grace).await;
+    let _ = sweeper.await;
+    workers.shutdown(config.limits.shutdown_grace).await;
+    signer.log_counters();
+    tracing::info!("stopped: {ended}");
+    Ok(())
+}
+
+fn failed<E: Into<Box<dyn std::error::Error + Send + Sync>>>(
+    what: &'static str,
+) -> impl FnOnce(E) -> DaemonError {
+    move |source| DaemonError::Run {
+        what,
+        source: source.into(),
+    }
+}
+
+/// Threads of the service's own: handshakes run on the token threads.
+const SERVICE_THREADS: usize = 2;
