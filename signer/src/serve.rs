@@ -253,7 +253,7 @@ impl Signer {
             }
             StepResult::Released(released) => match self.release(&belongs, *released, &to_client) {
                 Ok(next) => next,
-                Err(reply) => return reply,
+                Err(code) => return Reply::Error(code),
             },
             StepResult::Established(established) => {
                 Counters::add(&self.counters.released);
@@ -304,12 +304,9 @@ impl Signer {
         belongs: &Belongs,
         released: keyhaven_handshake::Released,
         flight: &[u8],
-    ) -> Result<Next, Reply> {
+    ) -> Result<Next, ErrorCode> {
         let level = released.established.level;
-        let site = belongs
-            .site
-            .as_ref()
-            .ok_or(Reply::Error(ErrorCode::Internal))?;
+        let site = belongs.site.as_ref().ok_or(ErrorCode::Internal)?;
         let to = ReleaseTo {
             handshake: &belongs.handshake,
             proxy: &belongs.caller.identity,
@@ -321,7 +318,7 @@ impl Signer {
             translate::lock_release(released, flight, &to, &self.sealer).map_err(|error| {
                 Counters::add(&self.counters.failed);
                 log_failure(belongs, &error);
-                Reply::Error(ErrorCode::Internal)
+                ErrorCode::Internal
             })?;
         let unproven = Unproven {
             proof: release.proof,
@@ -334,7 +331,8 @@ impl Signer {
             .keep(Instant::now(), key, unproven)
             .is_err()
         {
-            return Err(self.busy());
+            Counters::add(&self.counters.busy);
+            return Err(ErrorCode::Busy);
         }
         Counters::add(&self.counters.released);
         audit(belongs, "released", "1.3", level.as_str());

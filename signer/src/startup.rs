@@ -2,14 +2,14 @@
 //!
 //! Opens each module and token once and tries each PIN once. Everything here blocks.
 
-use std::{collections::HashMap, path::PathBuf};
+use std::collections::HashMap;
 
 use aws_lc_rs::digest;
 use keyhaven_handshake::{Site, SiteError, SiteKey, SiteSpec};
-use keyhaven_hsm::{Module, PinError, PrivateKey, Profile, Token};
+use keyhaven_hsm::{Module, PrivateKey, Profile, Token};
 
 use crate::{
-    config::{Config, SiteConfig, TokenConfig},
+    config::{Config, SiteConfig, SiteKeyConfig, TokenConfig},
     policy::{Policy, ServedSite},
 };
 
@@ -25,65 +25,25 @@ pub struct Opened {
 
 /// Why a signer cannot start.
 #[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// The module does not load.
-    #[error("token \"{name}\" (line {line}): the PKCS#11 module does not load")]
-    Module {
-        /// The token's name in the file.
-        name: String,
-        /// Its line.
-        line: usize,
-        /// What the module room says.
-        source: keyhaven_hsm::Error,
-    },
-    /// The PIN cannot be read.
-    #[error("token \"{name}\" (line {line}): the PIN cannot be read")]
-    Pin {
-        /// The token's name in the file.
-        name: String,
-        /// Its line.
-        line: usize,
-        /// Why.
-        source: PinError,
-    },
-    /// The token is absent, ambiguous, or refuses the login.
-    #[error("token \"{name}\" (line {line}): cannot be opened")]
-    Token {
-        /// The token's name in the file.
-        name: String,
-        /// Its line.
-        line: usize,
-        /// Why.
-        source: keyhaven_hsm::Error,
-    },
-    /// The self-tests could not be run.
-    #[error("token \"{name}\": the self-tests could not be run")]
-    Prove {
-        /// The token's name in the file.
-        name: String,
-        /// Why.
-        source: keyhaven_hsm::Error,
-    },
-    /// A key is absent, ambiguous, or not the certificate's.
-    #[error("site \"{site}\" (line {line}): no usable key for {}", certificate.display())]
-    Key {
-        /// The site's first name.
-        site: String,
-        /// The key's line.
-        line: usize,
-        /// The certificate that the key must fit.
-        certificate: PathBuf,
-        /// Why.
-        source: keyhaven_hsm::Error,
-    },
-    /// The site cannot be served as it is configured.
-    #[error("site \"{site}\" cannot be served")]
-    Site {
-        /// The site's first name.
-        site: String,
-        /// Why.
-        source: SiteError,
-    },
+#[error("{subject}: {what}")]
+pub struct StartError {
+    /// Which token, or which key of which site, with its line in the file.
+    subject: String,
+    what: &'static str,
+    source: Box<dyn std::error::Error + Send + Sync>,
+}
+
+impl StartError {
+    fn new<E: Into<Box<dyn std::error::Error + Send + Sync>>>(
+        subject: &str,
+        what: &'static str,
+    ) -> impl FnOnce(E) -> Self {
+        move |source| Self {
+            subject: subject.to_owned(),
+            what,
+            source: source.into(),
+        }
+    }
 }
 
 /// Opens and proves everything.
@@ -114,30 +74,20 @@ pub fn open(config: &Config) -> Result<Opened, StartError> {
 }
 
 fn open_token(section: &TokenConfig) -> Result<(Token, Profile), StartError> {
-    let name = || section.name.clone();
-    let line = section.line;
-    let module = Module::load(section.module.as_deref()).map_err(|source| StartError::Module {
-        name: name(),
-        line,
-        source,
-    })?;
+    let subject = format!("token \"{}\" (line {})", section.name, section.line);
+    let module = Module::load(section.module.as_deref()).map_err(StartError::new(
+        &subject,
+        "the PKCS#11 module does not load",
+    ))?;
     let pin = section
         .pin_source
         .read(&section.base, &section.name)
-        .map_err(|source| StartError::Pin {
-            name: name(),
-            line,
-            source,
-        })?;
-    let token = Token::open(&module, &section.uri, pin).map_err(|source| StartError::Token {
-        name: name(),
-        line,
-        source,
-    })?;
-    let profile = token.prove().map_err(|source| StartError::Prove {
-        name: name(),
-        source,
-    })?;
+        .map_err(StartError::new(&subject, "the PIN cannot be read"))?;
+    let token = Token::open(&module, &section.uri, pin)
+        .map_err(StartError::new(&subject, "the token cannot be opened"))?;
+    let profile = token
+        .prove()
+        .map_err(StartError::new(&subject, "the self-tests could not be run"))?;
     for check in profile.checks.iter().filter(|check| !check.passed) {
         tracing::debug!(
             token = section.name,
@@ -163,14 +113,15 @@ fn open_site(
     loaded: &mut Vec<PrivateKey>,
 ) -> Result<ServedSite, StartError> {
     let label = section.names.first().cloned().unwrap_or_default();
-    let fail = |source| StartError::Site {
-        site: label.clone(),
-        source,
-    };
-    let first = section.keys.first().ok_or_else(|| fail(SiteError::NoKey))?;
+    let subject = format!("site \"{label}\"");
+    let unserved = |error: SiteError| StartError::new(&subject, "it cannot be served")(error);
+    let first = section
+        .keys
+        .first()
+        .ok_or_else(|| unserved(SiteError::NoKey))?;
     let (exchange, profile) = tokens
         .get(&first.token)
-        .ok_or_else(|| fail(SiteError::NoKey))?;
+        .ok_or_else(|| unserved(SiteError::NoKey))?;
     let mut keys = Vec::new();
     let mut id = digest::Context::new(&digest::SHA256);
     id.update(b"keyhaven site\0");
@@ -178,18 +129,8 @@ fn open_site(
     for key_config in &section.keys {
         let (token, _) = tokens
             .get(&key_config.token)
-            .ok_or_else(|| fail(SiteError::NoKey))?;
-        let key = token
-            .load_key(&key_config.uri, &key_config.spki)
-            .map_err(|source| StartError::Key {
-                site: label.clone(),
-                line: key_config.line,
-                certificate: key_config.certificate.clone(),
-                source,
-            })?;
-        for warning in key.warnings() {
-            tracing::warn!(site = label, key = key.label(), "{warning}");
-        }
+            .ok_or_else(|| unserved(SiteError::NoKey))?;
+        let key = load_key(token, key_config, &subject)?;
         id.update(digest::digest(&digest::SHA256, key.spki()).as_ref());
         loaded.push(key.clone());
         keys.push(SiteKey {
@@ -206,7 +147,7 @@ fn open_site(
         exchange: exchange.clone(),
         profile: profile.clone(),
     })
-    .map_err(fail)?;
+    .map_err(unserved)?;
     let mut id_bytes = [0; 32];
     id_bytes.copy_from_slice(id.finish().as_ref());
     Ok(ServedSite {
@@ -215,4 +156,20 @@ fn open_site(
         id: id_bytes,
         proxies: section.proxies.clone(),
     })
+}
+
+fn load_key(token: &Token, config: &SiteKeyConfig, site: &str) -> Result<PrivateKey, StartError> {
+    let key = token.load_key(&config.uri, &config.spki).map_err(|error| {
+        let subject = format!(
+            "{site}, key {} (line {}) for the certificate {}",
+            config.uri,
+            config.line,
+            config.certificate.display()
+        );
+        StartError::new(&subject, "no usable key")(error)
+    })?;
+    for warning in key.warnings() {
+        tracing::warn!("{site}, key {}: {warning}", key.label());
+    }
+    Ok(key)
 }
