@@ -1,2 +1,136 @@
-//! Developer verbs.
-fn main() {}
+//! Developer verbs: `cargo xtask demo | test | bench | check | fuzz`.
+//!
+//! Parses the command line and turns errors into exit codes; each verb has its file. Exit codes: 0, 1 when
+//! something failed, 64 for a wrong command line.
+
+mod verbs;
+
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
+
+use clap::{Parser, Subcommand, ValueEnum};
+use keyhaven_xtask::{Error, interrupt::Interrupt, say, site::Algorithm};
+
+/// Developer verbs of Keyhaven.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// From a fresh machine to a working HTTPS site whose key is in SoftHSM2.
+    Demo(Demo),
+    /// Every test, with what the tests need installed.
+    Test,
+    /// Side by side with peers: prints a table, writes JSON under target/bench/.
+    Bench {
+        /// What is measured.
+        #[arg(value_enum)]
+        what: Bench,
+        /// Handshakes in each measurement.
+        #[arg(long, default_value_t = 3000)]
+        handshakes: u32,
+    },
+    /// Formatting, lints and the boundaries between the rooms.
+    Check,
+    /// Runs one fuzz target.
+    Fuzz {
+        /// The target; without it, the targets are listed.
+        target: Option<String>,
+        /// How long, in seconds.
+        #[arg(long, default_value_t = 60)]
+        seconds: u32,
+    },
+}
+
+/// The demo's options.
+#[derive(Debug, clap::Args)]
+struct Demo {
+    /// Prove that it works, stop everything, and exit.
+    #[arg(long)]
+    once: bool,
+    /// The folder for token, certificates, configurations and logs. Made anew by each run.
+    #[arg(long, default_value = "target/demo")]
+    dir: PathBuf,
+    /// Where the proxy listens.
+    #[arg(long, default_value = "127.0.0.1:8443")]
+    listen: SocketAddr,
+    /// A plaintext backend of yours, in place of the built-in one.
+    #[arg(long)]
+    backend: Option<SocketAddr>,
+    /// The kind of the site's key.
+    #[arg(long, value_enum, default_value_t = TlsKey::Ec)]
+    tls_key: TlsKey,
+    /// Build with optimisation: slower to build, faster to run.
+    #[arg(long)]
+    release: bool,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum TlsKey {
+    /// ECDSA P-256.
+    Ec,
+    /// RSA-2048.
+    Rsa,
+    /// Ed25519: curl, openssl and GnuTLS take it, browsers do not.
+    Ed25519,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Bench {
+    /// Processor time for each TLS handshake, beside nginx on the same key.
+    Handshake,
+}
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Nothing is left to do when the error cannot be printed.
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { EXIT_USAGE } else { 0 });
+        }
+    };
+    match run(cli.verb) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            say::error(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(verb: Verb) -> Result<(), Error> {
+    let interrupt = Interrupt::listen()?;
+    match verb {
+        Verb::Demo(options) => verbs::demo::run(&options.into(), &interrupt),
+        Verb::Test => verbs::test::run(&interrupt),
+        Verb::Bench { what, handshakes } => match what {
+            Bench::Handshake => verbs::bench::handshake(handshakes, &interrupt),
+        },
+        Verb::Check => verbs::check::run(&interrupt),
+        Verb::Fuzz { target, seconds } => verbs::fuzz::run(target.as_deref(), seconds, &interrupt),
+    }
+}
+
+impl From<Demo> for verbs::demo::Options {
+    fn from(cli: Demo) -> Self {
+        Self {
+            once: cli.once,
+            dir: keyhaven_xtask::cargo::root().join(cli.dir),
+            listen: cli.listen,
+            backend: cli.backend,
+            algorithm: match cli.tls_key {
+                TlsKey::Ec => Algorithm::Ec,
+                TlsKey::Rsa => Algorithm::Rsa,
+                TlsKey::Ed25519 => Algorithm::Ed25519,
+            },
+            release: cli.release,
+        }
+    }
+}
+
+/// As in sysexits.h.
+const EXIT_USAGE: u8 = 64;

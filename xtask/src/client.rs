@@ -1,0 +1,180 @@
+//! A TLS client that verifies the certificate, for the demo's own requests and the benchmark's load.
+//!
+//! It is rustls as it comes: it shares no code with the product's handshake. Offers one protocol version at a
+//! time, so that what was asked for is what was seen.
+
+use std::{
+    io::{Read, Write},
+    net::{SocketAddr, TcpStream},
+    sync::Arc,
+    time::Duration,
+};
+
+use rustls::{
+    ClientConfig, ClientConnection, RootCertStore, StreamOwned, SupportedProtocolVersion,
+    crypto::{CryptoProvider, SupportedKxGroup, aws_lc_rs},
+    version::{TLS12, TLS13},
+};
+use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject};
+
+use crate::Error;
+
+/// Which protocol version a client offers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Version {
+    /// TLS 1.3.
+    Tls13,
+    /// TLS 1.2.
+    Tls12,
+}
+
+impl Version {
+    /// Its name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Tls13 => "TLS 1.3",
+            Self::Tls12 => "TLS 1.2",
+        }
+    }
+
+    fn rustls(self) -> &'static SupportedProtocolVersion {
+        match self {
+            Self::Tls13 => &TLS13,
+            Self::Tls12 => &TLS12,
+        }
+    }
+}
+
+/// A client that offers one version.
+#[derive(Clone, Debug)]
+pub struct Client {
+    version: Version,
+    name: ServerName<'static>,
+    config: Arc<ClientConfig>,
+}
+
+/// What a request brought.
+#[derive(Debug)]
+pub struct Answer {
+    /// The cipher suite.
+    pub suite: String,
+    /// The key exchange group.
+    pub group: String,
+    /// The whole answer.
+    pub text: String,
+}
+
+impl Client {
+    /// A client that trusts one CA and offers what rustls offers by default.
+    pub fn new(version: Version, server_name: &str, ca_pem: &[u8]) -> Result<Client, Error> {
+        Self::with_groups(version, server_name, ca_pem, aws_lc_rs::DEFAULT_KX_GROUPS)
+    }
+
+    /// The same with chosen key exchange groups. It never resumes a session.
+    pub fn with_groups(
+        version: Version,
+        server_name: &str,
+        ca_pem: &[u8],
+        groups: &[&'static dyn SupportedKxGroup],
+    ) -> Result<Client, Error> {
+        let failed = |why: String| Error::Request {
+            version: version.as_str(),
+            why,
+        };
+        let mut roots = RootCertStore::empty();
+        for certificate in CertificateDer::pem_slice_iter(ca_pem) {
+            let certificate = certificate.map_err(|error| failed(format!("the CA: {error}")))?;
+            roots
+                .add(certificate)
+                .map_err(|error| failed(format!("the CA: {error}")))?;
+        }
+        let provider = CryptoProvider {
+            kx_groups: groups.to_vec(),
+            ..aws_lc_rs::default_provider()
+        };
+        let mut config = ClientConfig::builder_with_provider(Arc::new(provider))
+            .with_protocol_versions(&[version.rustls()])
+            .map_err(|error| failed(error.to_string()))?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        config.resumption = rustls::client::Resumption::disabled();
+        Ok(Client {
+            version,
+            name: ServerName::try_from(server_name.to_owned())
+                .map_err(|error| failed(error.to_string()))?,
+            config: Arc::new(config),
+        })
+    }
+
+    /// Which version it offers.
+    pub fn version(&self) -> Version {
+        self.version
+    }
+
+    /// Makes one handshake and one request, and reads to the end that the server announces.
+    pub fn get(&self, address: SocketAddr, path: &str) -> Result<Answer, Error> {
+        self.exchange(address, path)
+            .map_err(|error| Error::Request {
+                version: self.version.as_str(),
+                why: error.to_string(),
+            })
+    }
+
+    /// Makes one handshake and closes.
+    pub fn handshake(&self, address: SocketAddr) -> std::io::Result<()> {
+        let mut stream = self.connect(address)?;
+        while stream.conn.is_handshaking() {
+            stream.conn.complete_io(&mut stream.sock)?;
+        }
+        stream.conn.send_close_notify();
+        while stream.conn.wants_write() {
+            stream.conn.write_tls(&mut stream.sock)?;
+        }
+        Ok(())
+    }
+
+    fn exchange(&self, address: SocketAddr, path: &str) -> std::io::Result<Answer> {
+        let mut stream = self.connect(address)?;
+        let host = self.name.to_str();
+        write!(
+            stream,
+            "GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
+        )?;
+        stream.flush()?;
+        let mut bytes = Vec::new();
+        // An end without close_notify is an error here, so a cut answer cannot pass for a whole one.
+        Read::by_ref(&mut stream)
+            .take(ANSWER_BYTES_MAX)
+            .read_to_end(&mut bytes)?;
+        let suite = stream
+            .conn
+            .negotiated_cipher_suite()
+            .map(|suite| format!("{:?}", suite.suite()));
+        let group = stream
+            .conn
+            .negotiated_key_exchange_group()
+            .map(|group| format!("{:?}", group.name()));
+        Ok(Answer {
+            suite: suite.unwrap_or_default(),
+            group: group.unwrap_or_default(),
+            text: String::from_utf8_lossy(&bytes).into_owned(),
+        })
+    }
+
+    fn connect(
+        &self,
+        address: SocketAddr,
+    ) -> std::io::Result<StreamOwned<ClientConnection, TcpStream>> {
+        let socket = TcpStream::connect_timeout(&address, PEER_TIMEOUT)?;
+        socket.set_nodelay(true)?;
+        socket.set_read_timeout(Some(PEER_TIMEOUT))?;
+        socket.set_write_timeout(Some(PEER_TIMEOUT))?;
+        let connection = ClientConnection::new(Arc::clone(&self.config), self.name.clone())
+            .map_err(std::io::Error::other)?;
+        Ok(StreamOwned::new(connection, socket))
+    }
+}
+
+const PEER_TIMEOUT: Duration = Duration::from_secs(20);
+const ANSWER_BYTES_MAX: u64 = 16 * 1024 * 1024;

@@ -1,0 +1,171 @@
+//! Runs a command to its end.
+//!
+//! Knows nothing of what it runs. A command ends with us: when a signal comes it is told to stop, and its
+//! failure carries its own words.
+
+use std::{
+    ffi::OsStr,
+    io::Read,
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    thread,
+    time::Duration,
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::{Error, interrupt::Interrupt};
+
+/// Runs a command; what it says goes to our own output.
+pub fn run(command: &mut Command, interrupt: &Interrupt) -> Result<(), Error> {
+    let child = spawn(command)?;
+    finish(command, child, interrupt)
+}
+
+/// Runs a command and gives what it wrote to standard output; a failure carries its standard error.
+pub fn capture(command: &mut Command) -> Result<Vec<u8>, Error> {
+    command.stdin(Stdio::null());
+    let output = command.output().map_err(|source| Error::Start {
+        program: command.get_program().to_string_lossy().into_owned(),
+        source,
+    })?;
+    if output.status.success() {
+        return Ok(output.stdout);
+    }
+    let mut said = String::from_utf8_lossy(&output.stdout).into_owned();
+    said.push_str(&String::from_utf8_lossy(&output.stderr));
+    Err(Error::Failed {
+        command: text(command),
+        status: output.status.to_string(),
+        said: last_lines(&said, 25),
+    })
+}
+
+/// Runs a command with what it says going to a log file and, line by line, nowhere else.
+pub fn run_quietly(command: &mut Command, interrupt: &Interrupt) -> Result<(), Error> {
+    command.stdin(Stdio::null());
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = spawn(command)?;
+    let readers = [
+        child.stdout.take().map(|pipe| read_all(Box::new(pipe))),
+        child.stderr.take().map(|pipe| read_all(Box::new(pipe))),
+    ];
+    let result = finish(command, child, interrupt);
+    let said: String = readers
+        .into_iter()
+        .flatten()
+        .filter_map(|reader| reader.join().ok())
+        .collect();
+    result.map_err(|error| match error {
+        Error::Failed {
+            command, status, ..
+        } => Error::Failed {
+            command,
+            status,
+            said: last_lines(&said, 40),
+        },
+        other => other,
+    })
+}
+
+/// Where a program is, if it is in `PATH`.
+pub fn find(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path)
+        .chain(["/usr/sbin", "/sbin"].map(PathBuf::from))
+        .map(|folder| folder.join(program))
+        .find(|candidate| candidate.is_file())
+}
+
+/// A command line for people.
+pub fn text(command: &Command) -> String {
+    std::iter::once(command.get_program())
+        .chain(command.get_args())
+        .map(OsStr::to_string_lossy)
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+/// The last lines of a text.
+pub fn last_lines(text: &str, count: usize) -> String {
+    let lines: Vec<_> = text.lines().collect();
+    lines[lines.len().saturating_sub(count)..].join("\n")
+}
+
+fn spawn(command: &mut Command) -> Result<Child, Error> {
+    command.spawn().map_err(|source| Error::Start {
+        program: command.get_program().to_string_lossy().into_owned(),
+        source,
+    })
+}
+
+fn finish(command: &Command, mut child: Child, interrupt: &Interrupt) -> Result<(), Error> {
+    let failed = |source| Error::Start {
+        program: text(command),
+        source,
+    };
+    loop {
+        if let Some(status) = child.try_wait().map_err(failed)? {
+            interrupt.check()?;
+            if status.success() {
+                return Ok(());
+            }
+            return Err(Error::Failed {
+                command: text(command),
+                status: status.to_string(),
+                said: String::new(),
+            });
+        }
+        if interrupt.raised() {
+            if let Some(pid) = pid_of(&child) {
+                // It may have ended in the meantime; then there is nothing to tell.
+                let _ = kill_process(pid, Signal::TERM);
+            }
+            child.wait().map_err(failed)?;
+            return Err(Error::Interrupted);
+        }
+        thread::sleep(LOOK_AGAIN);
+    }
+}
+
+/// The process id of a child that was not waited for yet.
+pub(crate) fn pid_of(child: &Child) -> Option<Pid> {
+    i32::try_from(child.id()).ok().and_then(Pid::from_raw)
+}
+
+fn read_all(mut pipe: Box<dyn Read + Send>) -> thread::JoinHandle<String> {
+    thread::spawn(move || {
+        let mut bytes = Vec::new();
+        // What was read until an error is still worth showing.
+        let _ = pipe.read_to_end(&mut bytes);
+        String::from_utf8_lossy(&bytes).into_owned()
+    })
+}
+
+/// How often a child and the interrupt flag are looked at.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_carries_the_commands_words() {
+        let error = capture(Command::new("sh").args(["-c", "echo why >&2; exit 3"])).unwrap_err();
+        assert_eq!(error.evidence(), "why");
+        let error = run_quietly(
+            Command::new("sh").args(["-c", "echo first; exit 3"]),
+            &Interrupt::default(),
+        )
+        .unwrap_err();
+        assert_eq!(error.evidence(), "first");
+    }
+
+    #[test]
+    fn a_missing_program_is_named() {
+        let error = capture(&mut Command::new("keyhaven-no-such-program")).unwrap_err();
+        assert!(error.to_string().contains("keyhaven-no-such-program"));
+        assert!(find("keyhaven-no-such-program").is_none());
+        assert!(find("sh").is_some());
+    }
+}

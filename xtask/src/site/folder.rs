@@ -1,0 +1,171 @@
+//! Where the parts of a site stand in its folder, and who may use the folder.
+//!
+//! A folder is taken only when it is new, empty, or made by an earlier run, and by one run at a time.
+
+use std::{
+    fs::{self, File, TryLockError},
+    path::{Path, PathBuf},
+};
+
+use crate::Error;
+
+/// A site's folder, locked for this process.
+#[derive(Debug)]
+pub struct Folder {
+    path: PathBuf,
+    /// Holds the lock until this value is dropped.
+    _lock: File,
+}
+
+impl Folder {
+    /// Takes the folder and empties it of what an earlier run made.
+    pub fn take(path: &Path) -> Result<Folder, Error> {
+        let failed = |act, path: &Path| {
+            let path = path.to_path_buf();
+            move |source| Error::File { act, path, source }
+        };
+        fs::create_dir_all(path).map_err(failed("make", path))?;
+        let path = path.canonicalize().map_err(failed("find", path))?;
+        let marker = path.join(MARKER);
+        let is_new = fs::read_dir(&path)
+            .map_err(failed("read", &path))?
+            .next()
+            .is_none();
+        if !is_new && !marker.exists() {
+            return Err(Error::ForeignDir(path));
+        }
+        let lock = File::options()
+            .create(true)
+            .append(true)
+            .open(&marker)
+            .map_err(failed("write", &marker))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(Error::DirInUse(path)),
+            Err(TryLockError::Error(source)) => return Err(failed("lock", &marker)(source)),
+        }
+        for entry in CONTENTS {
+            let entry = path.join(entry);
+            let removed = if entry.is_dir() {
+                fs::remove_dir_all(&entry)
+            } else {
+                fs::remove_file(&entry)
+            };
+            match removed {
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                other => other.map_err(failed("remove", &entry))?,
+            }
+        }
+        for folder in [TOKENS, PKI, LOGS] {
+            let folder = path.join(folder);
+            fs::create_dir(&folder).map_err(failed("make", &folder))?;
+        }
+        Ok(Folder { path, _lock: lock })
+    }
+
+    /// The folder itself.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// SoftHSM2's configuration.
+    pub fn softhsm_conf(&self) -> PathBuf {
+        self.path.join(SOFTHSM_CONF)
+    }
+
+    /// Where SoftHSM2 keeps its tokens.
+    pub fn tokens(&self) -> PathBuf {
+        self.path.join(TOKENS)
+    }
+
+    /// The file that holds the user's PIN.
+    pub fn pin(&self) -> PathBuf {
+        self.path.join(PIN)
+    }
+
+    /// The file that holds the security officer's PIN.
+    pub fn so_pin(&self) -> PathBuf {
+        self.path.join(SO_PIN)
+    }
+
+    /// A file of the private CA and its identities.
+    pub fn pki(&self, name: &str) -> PathBuf {
+        self.path.join(PKI).join(name)
+    }
+
+    /// The certificate signing request made in the token.
+    pub fn csr(&self) -> PathBuf {
+        self.path.join(CSR)
+    }
+
+    /// The site's certificate.
+    pub fn certificate(&self) -> PathBuf {
+        self.path.join(CERTIFICATE)
+    }
+
+    /// The CA that clients of the site trust.
+    pub fn site_ca(&self) -> PathBuf {
+        self.path.join(SITE_CA)
+    }
+
+    /// A daemon's configuration.
+    pub fn config(&self, daemon: &str) -> PathBuf {
+        self.path.join(format!("{daemon}.toml"))
+    }
+
+    /// A daemon's log.
+    pub fn log(&self, daemon: &str) -> PathBuf {
+        self.path.join(LOGS).join(format!("{daemon}.log"))
+    }
+}
+
+const MARKER: &str = ".keyhaven-site";
+const TOKENS: &str = "tokens";
+const PKI: &str = "pki";
+const LOGS: &str = "log";
+const SOFTHSM_CONF: &str = "softhsm2.conf";
+const PIN: &str = "pin";
+const SO_PIN: &str = "so-pin";
+const CSR: &str = "demo.csr";
+const CERTIFICATE: &str = "demo.pem";
+const SITE_CA: &str = "site-ca.pem";
+
+/// All that a run makes, and so all that the next run may remove.
+const CONTENTS: &[&str] = &[
+    TOKENS,
+    PKI,
+    LOGS,
+    SOFTHSM_CONF,
+    PIN,
+    SO_PIN,
+    CSR,
+    CERTIFICATE,
+    SITE_CA,
+    "signer.toml",
+    "proxy.toml",
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn is_made_anew_but_never_somebody_elses() {
+        let dir = tempfile::tempdir().unwrap();
+        let site = dir.path().join("site");
+        let folder = Folder::take(&site).unwrap();
+        fs::write(folder.pin(), "1234").unwrap();
+        fs::write(site.join("kept"), "by its owner").unwrap();
+        assert!(matches!(Folder::take(&site), Err(Error::DirInUse(_))));
+        drop(folder);
+        let folder = Folder::take(&site).unwrap();
+        assert!(!folder.pin().exists());
+        assert!(site.join("kept").exists());
+
+        let foreign = dir.path().join("foreign");
+        fs::create_dir(&foreign).unwrap();
+        fs::write(foreign.join("pin"), "precious").unwrap();
+        assert!(matches!(Folder::take(&foreign), Err(Error::ForeignDir(_))));
+        assert_eq!(fs::read_to_string(foreign.join("pin")).unwrap(), "precious");
+    }
+}

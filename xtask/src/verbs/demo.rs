@@ -1,0 +1,315 @@
+//! `cargo xtask demo`: a fresh machine to a working HTTPS site on a SoftHSM2 key.
+//!
+//! Tells a story and proves each sentence of it by a request. What it starts ends with it, on every path.
+
+use std::{
+    net::{SocketAddr, TcpListener},
+    path::PathBuf,
+    process::Command,
+    thread,
+    time::{Duration, Instant},
+};
+
+use keyhaven_xtask::{
+    Error, backend,
+    cargo::Programs,
+    client::{Client, Version},
+    command, daemon,
+    interrupt::Interrupt,
+    packages,
+    say::{self, step},
+    site::{self, Algorithm, Folder, Running, SERVER_NAME, SiteOptions, Token},
+};
+
+/// What the user chose.
+#[derive(Debug)]
+pub(crate) struct Options {
+    pub(crate) once: bool,
+    pub(crate) dir: PathBuf,
+    pub(crate) listen: SocketAddr,
+    pub(crate) backend: Option<SocketAddr>,
+    pub(crate) algorithm: Algorithm,
+    pub(crate) release: bool,
+}
+
+/// Runs the demo.
+pub(crate) fn run(options: &Options, interrupt: &Interrupt) -> Result<(), Error> {
+    check_free(options.listen)?;
+    step("SoftHSM2", || {
+        packages::ensure(&[packages::SOFTHSM], interrupt)
+    })?;
+    let programs = step("build signer, signer-admin and proxy", || {
+        Programs::build(options.release, interrupt)
+    })?;
+    let folder = Folder::take(&options.dir)?;
+    let token = step("token, key and certificates", || {
+        prepare(options, &folder, &programs)
+    })?;
+    let mut running = step("start", || start(options, &folder, &programs, interrupt))?;
+    let seen = step("requests", || request(&running, &folder, interrupt));
+    let level = seen.and_then(|()| custody(&mut running, interrupt))?;
+    describe(&running, &folder, &token, &level);
+    if !options.once {
+        stay(&mut running, interrupt)?;
+    }
+    stop(running)?;
+    if options.once {
+        say::line("demo: ok");
+    }
+    Ok(())
+}
+
+fn prepare<'a>(
+    options: &Options,
+    folder: &'a Folder,
+    programs: &'a Programs,
+) -> Result<Token<'a>, Error> {
+    let token = Token::create(folder, programs, options.algorithm)?;
+    site::issue_identities(folder)?;
+    site::issue_site_certificate(folder, &token.signing_request()?)?;
+    Ok(token)
+}
+
+fn start(
+    options: &Options,
+    folder: &Folder,
+    programs: &Programs,
+    interrupt: &Interrupt,
+) -> Result<Running, Error> {
+    let backend = match options.backend {
+        Some(backend) => backend,
+        None => backend::start()?,
+    };
+    let signer = signer_address()?;
+    site::write_configs(
+        folder,
+        &SiteOptions {
+            signer,
+            listen: options.listen,
+            backend,
+            custody_max: None,
+        },
+    )?;
+    let running = Running::start(programs, folder, interrupt)?;
+    say::line(format!("backend  {backend}"));
+    say::line(format!(
+        "signer   {signer}, process {}",
+        running.signer.pid()
+    ));
+    say::line(format!(
+        "proxy    {}, process {}",
+        running.address,
+        running.proxy.pid()
+    ));
+    Ok(running)
+}
+
+/// Makes one request for each TLS version with a client of our own, and with curl where that is installed.
+fn request(running: &Running, folder: &Folder, interrupt: &Interrupt) -> Result<(), Error> {
+    let ca = std::fs::read(folder.site_ca()).map_err(|source| Error::File {
+        act: "read",
+        path: folder.site_ca(),
+        source,
+    })?;
+    let address = running.address;
+    for version in [Version::Tls13, Version::Tls12] {
+        let client = Client::new(version, SERVER_NAME, &ca)?;
+        let answer = until_ready(interrupt, || client.get(address, "/"))?;
+        let status = answer.text.lines().next().unwrap_or_default();
+        if !status.starts_with("HTTP/1.") {
+            return Err(Error::Request {
+                version: version.as_str(),
+                why: format!("the backend answered {status:?}, which is not HTTP"),
+            });
+        }
+        say::line(format!(
+            "{}  certificate verified, {} with {}: {status}",
+            version.as_str(),
+            answer.suite,
+            answer.group
+        ));
+    }
+    if command::find("curl").is_none() {
+        return Ok(());
+    }
+    for (version, flags) in [
+        ("TLS 1.3", &["--tlsv1.3"][..]),
+        ("TLS 1.2", &["--tlsv1.2", "--tls-max", "1.2"]),
+    ] {
+        let mut curl = Command::new("curl");
+        curl.args([
+            "--silent",
+            "--show-error",
+            "--max-time",
+            "20",
+            "--noproxy",
+            "*",
+        ]);
+        curl.args(["--output", "/dev/null", "--write-out", "%{http_code}"]);
+        let code = command::capture(curl.args(flags).args(curl_arguments(running, folder)))?;
+        say::line(format!(
+            "{version}  curl: HTTP {}",
+            String::from_utf8_lossy(&code)
+        ));
+    }
+    Ok(())
+}
+
+fn describe(running: &Running, folder: &Folder, token: &Token<'_>, level: &str) {
+    let address = running.address;
+    say::line(format!("\ncustody: {level}"));
+    for line in kept(level) {
+        say::line(line);
+    }
+    say::line("\nTry it:");
+    say::line(format!(
+        "  curl {}",
+        curl_arguments(running, folder).join(" ")
+    ));
+    say::line(format!(
+        "  openssl s_client -connect {address} -servername {SERVER_NAME} -CAfile {} -verify_return_error",
+        folder.site_ca().display()
+    ));
+    say::line(format!(
+        "  a browser that trusts the site CA: https://localhost:{}/",
+        address.port()
+    ));
+    say::line("\nWhere things are:");
+    let show = |path: PathBuf| path.display().to_string();
+    for (what, place) in [
+        ("token", token.uri()),
+        ("key", token.key_uri()),
+        ("SOFTHSM2_CONF", show(folder.softhsm_conf())),
+        ("PIN file", show(folder.pin())),
+        ("site CA", show(folder.site_ca())),
+        ("certificate", show(folder.certificate())),
+        ("private CA", show(folder.pki("ca.pem"))),
+        ("signer.toml", show(folder.config("signer"))),
+        ("proxy.toml", show(folder.config("proxy"))),
+        ("signer's log", show(folder.log("signer"))),
+        ("proxy's log", show(folder.log("proxy"))),
+    ] {
+        say::line(format!("  {what:<14} {place}"));
+    }
+}
+
+/// What a level says about each secret, in the order in which a handshake makes them.
+fn kept(level: &str) -> Vec<String> {
+    let rows = [
+        ("the site's private key", "signature"),
+        (
+            "the ephemeral private key and the ECDHE secret",
+            "premaster",
+        ),
+        ("the first derivation from that secret", "premaster"),
+        ("the handshake and master secrets", "master"),
+        ("the traffic secrets and Finished keys", "schedule"),
+    ];
+    let order = ["signature", "premaster", "master", "schedule"];
+    let rank = |name: &str| order.iter().position(|other| *other == name);
+    let mut lines: Vec<_> = rows
+        .iter()
+        .map(|(secret, needed)| {
+            let stays = rank(level) >= rank(needed);
+            let place = if stays {
+                "stayed in the token"
+            } else {
+                "passed through the signer's memory"
+            };
+            format!("  {secret:<48} {place}")
+        })
+        .collect();
+    lines.push(format!(
+        "  {:<48} all that the proxy got",
+        "the AEAD keys and IVs of each session"
+    ));
+    lines.push("  SoftHSM2 is a software token: it protects against disclosure of the signer's memory, not against".to_owned());
+    lines.push(
+        "  code that runs as the signer's user. docs/custody.md says what each level is worth."
+            .to_owned(),
+    );
+    lines
+}
+
+/// The lowest level that the handshakes so far had, as the signer logged it.
+fn custody(running: &mut Running, interrupt: &Interrupt) -> Result<String, Error> {
+    let levels = ["signature", "premaster", "master", "schedule"];
+    running
+        .signer
+        .wait_for("finished a handshake", interrupt, |log| {
+            daemon::fields(log)
+                .filter_map(|line| daemon::find_text(&line, "custody"))
+                .filter_map(|seen| levels.iter().position(|level| *level == seen))
+                .min()
+                .map(|lowest| levels[lowest].to_owned())
+        })
+}
+
+fn stay(running: &mut Running, interrupt: &Interrupt) -> Result<(), Error> {
+    say::line("\nCtrl-C stops everything.");
+    while !interrupt.raised() {
+        running.signer.check()?;
+        running.proxy.check()?;
+        thread::sleep(LOOK_AGAIN);
+    }
+    Ok(())
+}
+
+fn stop(running: Running) -> Result<(), Error> {
+    let Running { signer, proxy, .. } = running;
+    let proxy = proxy.stop(STOP_GRACE)?;
+    let signer = signer.stop(STOP_GRACE)?;
+    say::line(format!("\nstopped: proxy {proxy}, signer {signer}"));
+    Ok(())
+}
+
+/// The proxy listens before its first connection to the signer stands; until then it refuses. Every other
+/// failure is what it is, so the time is short.
+fn until_ready<T>(
+    interrupt: &Interrupt,
+    mut attempt: impl FnMut() -> Result<T, Error>,
+) -> Result<T, Error> {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        interrupt.check()?;
+        match attempt() {
+            Err(_) if Instant::now() < deadline => thread::sleep(LOOK_AGAIN),
+            other => return other,
+        }
+    }
+}
+
+fn curl_arguments(running: &Running, folder: &Folder) -> Vec<String> {
+    let address = running.address;
+    vec![
+        "--cacert".to_owned(),
+        folder.site_ca().display().to_string(),
+        "--resolve".to_owned(),
+        format!("{SERVER_NAME}:{}:{}", address.port(), address.ip()),
+        format!("https://{SERVER_NAME}:{}/", address.port()),
+    ]
+}
+
+/// Finds out before anything is built that a port is taken.
+fn check_free(address: SocketAddr) -> Result<(), Error> {
+    TcpListener::bind(address)
+        .map(drop)
+        .map_err(|source| Error::Listen { address, source })
+}
+
+/// The documented port where it is free, another one where it is not.
+fn signer_address() -> Result<SocketAddr, Error> {
+    let usual = SocketAddr::from(([127, 0, 0, 1], 7443));
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    TcpListener::bind(usual)
+        .or_else(|_| TcpListener::bind(any))
+        .and_then(|listener| listener.local_addr())
+        .map_err(|source| Error::Listen {
+            address: any,
+            source,
+        })
+}
+
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+/// Longer than the daemons' own grace, which `site` sets to 3 and 5 seconds.
+const STOP_GRACE: Duration = Duration::from_secs(12);

@@ -1,0 +1,8 @@
+//! One file for each verb.
+
+pub(crate) mod bench;
+pub(crate) mod boundaries;
+pub(crate) mod check;
+pub(crate) mod demo;
+pub(crate) mod fuzz;
+pub(crate) mod test;
