@@ -53,9 +53,14 @@ impl Programs {
             build.arg("--release");
         }
         command::run(&mut build, interrupt)?;
-        Ok(Programs {
+        Ok(Self::built(release))
+    }
+
+    /// The programs of an earlier build.
+    pub fn built(release: bool) -> Programs {
+        Programs {
             folder: target_dir().join(if release { "release" } else { "debug" }),
-        })
+        }
     }
 
     /// The path of one of them.

@@ -5,7 +5,7 @@
 
 use std::{
     io::{Read, Write},
-    net::{SocketAddr, TcpStream},
+    net::{Shutdown, SocketAddr, TcpStream},
     sync::Arc,
     time::Duration,
 };
@@ -121,8 +121,8 @@ impl Client {
             })
     }
 
-    /// Makes one handshake and closes.
-    pub fn handshake(&self, address: SocketAddr) -> std::io::Result<()> {
+    /// Makes one handshake, closes, and waits for the server to close; gives the group's name.
+    pub fn handshake(&self, address: SocketAddr) -> std::io::Result<String> {
         let mut stream = self.connect(address)?;
         while stream.conn.is_handshaking() {
             stream.conn.complete_io(&mut stream.sock)?;
@@ -131,7 +131,10 @@ impl Client {
         while stream.conn.wants_write() {
             stream.conn.write_tls(&mut stream.sock)?;
         }
-        Ok(())
+        stream.sock.shutdown(Shutdown::Write)?;
+        let mut rest = [0; 4096];
+        while stream.sock.read(&mut rest)? > 0 {}
+        Ok(group_name(&stream.conn))
     }
 
     fn exchange(&self, address: SocketAddr, path: &str) -> std::io::Result<Answer> {
@@ -151,13 +154,9 @@ impl Client {
             .conn
             .negotiated_cipher_suite()
             .map(|suite| format!("{:?}", suite.suite()));
-        let group = stream
-            .conn
-            .negotiated_key_exchange_group()
-            .map(|group| format!("{:?}", group.name()));
         Ok(Answer {
             suite: suite.unwrap_or_default(),
-            group: group.unwrap_or_default(),
+            group: group_name(&stream.conn),
             text: String::from_utf8_lossy(&bytes).into_owned(),
         })
     }
@@ -174,6 +173,13 @@ impl Client {
             .map_err(std::io::Error::other)?;
         Ok(StreamOwned::new(connection, socket))
     }
+}
+
+fn group_name(connection: &ClientConnection) -> String {
+    let group = connection.negotiated_key_exchange_group();
+    group
+        .map(|group| format!("{:?}", group.name()))
+        .unwrap_or_default()
 }
 
 const PEER_TIMEOUT: Duration = Duration::from_secs(20);

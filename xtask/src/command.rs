@@ -6,7 +6,7 @@
 use std::{
     ffi::OsStr,
     io::Read,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread,
     time::Duration,
@@ -68,6 +68,18 @@ pub fn run_quietly(command: &mut Command, interrupt: &Interrupt) -> Result<(), E
     })
 }
 
+/// The same command, to be started once more.
+pub fn again(command: &Command) -> Command {
+    like(Command::new(command.get_program()), command)
+}
+
+/// The command, to be started by a program that sets something up and then becomes it.
+pub fn under(wrapper: &Path, arguments: &[&str], command: &Command) -> Command {
+    let mut wrapped = Command::new(wrapper);
+    wrapped.args(arguments).arg(command.get_program());
+    like(wrapped, command)
+}
+
 /// Where a program is, if it is in `PATH`.
 pub fn find(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
@@ -90,6 +102,20 @@ pub fn text(command: &Command) -> String {
 pub fn last_lines(text: &str, count: usize) -> String {
     let lines: Vec<_> = text.lines().collect();
     lines[lines.len().saturating_sub(count)..].join("\n")
+}
+
+fn like(mut copy: Command, command: &Command) -> Command {
+    copy.args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => copy.env(name, value),
+            None => copy.env_remove(name),
+        };
+    }
+    if let Some(dir) = command.get_current_dir() {
+        copy.current_dir(dir);
+    }
+    copy
 }
 
 fn spawn(command: &mut Command) -> Result<Child, Error> {

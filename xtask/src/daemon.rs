@@ -206,27 +206,10 @@ pub fn find_text(line: &serde_json::Value, name: &str) -> Option<String> {
 /// The same command, under `setpriv` where that is installed: it asks the kernel for a SIGTERM at our death and
 /// then becomes the program, so the process id stays the same.
 fn die_with_us(command: &Command) -> Command {
-    let mut wrapped = match command::find("setpriv") {
-        Some(setpriv) => {
-            let mut wrapped = Command::new(setpriv);
-            wrapped
-                .args(["--pdeathsig", "SIGTERM", "--"])
-                .arg(command.get_program());
-            wrapped
-        }
-        None => Command::new(command.get_program()),
-    };
-    wrapped.args(command.get_args());
-    for (name, value) in command.get_envs() {
-        match value {
-            Some(value) => wrapped.env(name, value),
-            None => wrapped.env_remove(name),
-        };
+    match command::find("setpriv") {
+        Some(setpriv) => command::under(&setpriv, &["--pdeathsig", "SIGTERM", "--"], command),
+        None => command::again(command),
     }
-    if let Some(dir) = command.get_current_dir() {
-        wrapped.current_dir(dir);
-    }
-    wrapped
 }
 
 /// A signer proves its token's custody level before it listens, which takes seconds on a slow machine.

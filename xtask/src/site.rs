@@ -13,9 +13,9 @@ use std::{net::SocketAddr, path::PathBuf, process::Command};
 pub use config::{SiteOptions, write as write_configs};
 pub use folder::Folder;
 pub use pki::{issue_identities, issue_site_certificate};
-pub use token::{Algorithm, Token};
+pub use token::{Algorithm, Token, key_uri};
 
-use crate::{Error, cargo::Programs, daemon::Daemon, interrupt::Interrupt};
+use crate::{Error, cargo::Programs, command, daemon::Daemon, interrupt::Interrupt};
 
 /// The name that the demo's certificate is for.
 pub const SERVER_NAME: &str = "demo.keyhaven.test";
@@ -40,9 +40,19 @@ impl Running {
         folder: &Folder,
         interrupt: &Interrupt,
     ) -> Result<Running, Error> {
-        let mut signer = daemon(programs, folder, "signer")?;
+        Self::start_on(programs, folder, None, interrupt)
+    }
+
+    /// The same, with both bound to one processor.
+    pub fn start_on(
+        programs: &Programs,
+        folder: &Folder,
+        cpu: Option<usize>,
+        interrupt: &Interrupt,
+    ) -> Result<Running, Error> {
+        let mut signer = daemon(programs, folder, "signer", cpu)?;
         signer.wait_listening(interrupt)?;
-        let mut proxy = daemon(programs, folder, "proxy")?;
+        let mut proxy = daemon(programs, folder, "proxy", cpu)?;
         let address = proxy.wait_listening(interrupt)?;
         Ok(Running {
             signer,
@@ -52,10 +62,26 @@ impl Running {
     }
 }
 
-fn daemon(programs: &Programs, folder: &Folder, name: &str) -> Result<Daemon, Error> {
+/// The command, bound to one processor where `taskset` is installed.
+pub fn on_cpu(command: &Command, cpu: usize) -> Command {
+    match command::find("taskset") {
+        Some(taskset) => command::under(&taskset, &["--cpu-list", &cpu.to_string()], command),
+        None => command::again(command),
+    }
+}
+
+fn daemon(
+    programs: &Programs,
+    folder: &Folder,
+    name: &str,
+    cpu: Option<usize>,
+) -> Result<Daemon, Error> {
     let mut command = Command::new(programs.path(name));
     command.arg("--config").arg(folder.config(name));
     command.env("SOFTHSM2_CONF", folder.softhsm_conf());
+    if let Some(cpu) = cpu {
+        command = on_cpu(&command, cpu);
+    }
     Daemon::start(name, &command, &folder.log(name))
 }
 
@@ -69,7 +95,7 @@ fn write_file(path: PathBuf, text: impl AsRef<[u8]>) -> Result<(), Error> {
 }
 
 /// Writes a file that its owner alone can read.
-fn write_private(path: PathBuf, text: impl AsRef<[u8]>) -> Result<(), Error> {
+pub fn write_private(path: PathBuf, text: impl AsRef<[u8]>) -> Result<(), Error> {
     use std::{io::Write, os::unix::fs::OpenOptionsExt};
     std::fs::OpenOptions::new()
         .write(true)

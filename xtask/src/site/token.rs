@@ -77,18 +77,13 @@ impl<'a> Token<'a> {
         )
     }
 
-    /// The key's URI, without the place of the PIN.
-    pub fn key_uri(&self) -> String {
-        format!("pkcs11:token={TOKEN_LABEL};object={KEY_LABEL};type=private")
-    }
-
     /// A certificate signing request, signed in the token.
     pub fn signing_request(&self) -> Result<String, Error> {
         let path = self.folder.csr();
         self.admin(|admin| {
             let uri = format!(
                 "{}?pin-source=file:{}",
-                self.key_uri(),
+                key_uri(),
                 self.folder.pin().display()
             );
             admin.args(["key", "csr", &uri]);
@@ -110,6 +105,11 @@ impl<'a> Token<'a> {
         arguments(&mut admin);
         command::capture(&mut admin)
     }
+}
+
+/// The key's URI, without the place of the PIN.
+pub fn key_uri() -> String {
+    format!("pkcs11:token={TOKEN_LABEL};object={KEY_LABEL};type=private")
 }
 
 /// The label of the token.

@@ -25,7 +25,16 @@ pub(crate) fn handshake(handshakes: u32, interrupt: &Interrupt) -> Result<(), Er
             interrupt,
         )
     })?;
-    let mut bench = Command::new(target_dir().join("release/keyhaven-bench"));
+    let program = target_dir().join("release/keyhaven-bench");
+    // The servers get the first processor, the load gets the others.
+    let last_cpu = std::thread::available_parallelism().map_or(1, std::num::NonZero::get) - 1;
+    let mut bench = match command::find("taskset") {
+        Some(taskset) if last_cpu > 0 => {
+            let cpus = format!("1-{last_cpu}");
+            command::under(&taskset, &["--cpu-list", &cpus], &Command::new(program))
+        }
+        _ => Command::new(program),
+    };
     bench.args(["handshake", "--handshakes", &handshakes.to_string()]);
     command::run(&mut bench, interrupt)
 }

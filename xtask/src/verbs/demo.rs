@@ -178,7 +178,7 @@ fn describe(running: &Running, folder: &Folder, token: &Token<'_>, level: &str) 
     let show = |path: PathBuf| path.display().to_string();
     for (what, place) in [
         ("token", token.uri()),
-        ("key", token.key_uri()),
+        ("key", site::key_uri()),
         ("SOFTHSM2_CONF", show(folder.softhsm_conf())),
         ("PIN file", show(folder.pin())),
         ("site CA", show(folder.site_ca())),

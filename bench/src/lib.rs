@@ -1,1 +1,0 @@
-//! The same work on us and on peers, side by side.
