@@ -156,7 +156,8 @@ pub(crate) async fn serve<S, H>(
     handler.closed(&caller);
 }
 
-/// Reads until the end, then lets the writer finish what is still in flight.
+/// Reads until the end. When the end is ours, what is in flight is still answered; when it is the other end's,
+/// nobody is left to read the answers.
 async fn both<R, H>(
     driver: Driver<H>,
     mut reader: FrameReader<R, Request>,
@@ -169,7 +170,7 @@ where
 {
     let mut writer = std::pin::pin!(writer);
     let why = tokio::select! {
-        outcome = driver.read_requests(&mut reader) => outcome?,
+        outcome = driver.read_requests(&mut reader) => return outcome,
         why = driver.drained(ends) => why,
         outcome = &mut writer => return outcome.map(|()| "nothing more to write"),
     };

@@ -1,0 +1,354 @@
+//! Who is let in: every role at both ends, and every certificate that must not pass.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod common;
+
+use std::sync::{Arc, atomic::Ordering};
+
+use common::{
+    Ca, PATIENCE, PROXY, SIGNER, Server, dns_name, identity, loopback, refusal, start, uri_name,
+};
+use keyhaven_service::{
+    Credentials, ListenError, Listener, ListenerConfig, PeerIdentityError, peer_identity,
+};
+use keyhaven_types::Role;
+use rustls::{
+    ClientConfig, ClientConnection, RootCertStore,
+    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    crypto::CryptoProvider,
+};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject as _};
+use tokio::{io::AsyncReadExt as _, net::TcpStream};
+use tokio_rustls::TlsConnector;
+
+#[tokio::test]
+async fn only_a_proxy_may_call_and_only_the_named_signer_may_answer() {
+    let ca = Ca::new();
+    let roles = ["proxy/a", "signer/main", "signer/other", "admin/a"];
+    for server_path in roles {
+        let server =
+            Server::start(ca.credentials(&format!("spiffe://keyhaven.test/{server_path}"))).await;
+        for client_path in roles {
+            let client =
+                server.client(ca.credentials(&format!("spiffe://keyhaven.test/{client_path}")));
+            if (server_path, client_path) == ("signer/main", "proxy/a") {
+                assert!(client.healthy(PATIENCE).await, "{:?}", client.last_error());
+                let reply = client.call(start("c"), PATIENCE).await;
+                assert!(reply.is_ok(), "{reply:?}");
+                continue;
+            }
+            let why = refusal(&client).await;
+            let expected = if server_path == "signer/main" {
+                "it refuses our certificate"
+            } else {
+                "answers where spiffe://keyhaven.test/signer/main is expected"
+            };
+            assert!(why.contains(expected), "{server_path} {client_path}: {why}");
+            assert!(client.pin().is_none());
+        }
+        let callers = server.script.callers.lock().unwrap();
+        assert!(
+            callers
+                .iter()
+                .all(|caller| caller.identity.role() == Role::Proxy)
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_listener_may_let_other_roles_in() {
+    let ca = Ca::new();
+    let server = Server::with(ca.credentials(SIGNER), Default::default(), |config| {
+        config.roles = vec![Role::Admin];
+    })
+    .await;
+    let admin = server.client(ca.credentials("spiffe://keyhaven.test/admin/ops"));
+    assert!(admin.healthy(PATIENCE).await);
+    let proxy = server.client(ca.credentials(PROXY));
+    assert!(refusal(&proxy).await.contains("refuses our certificate"));
+}
+
+#[tokio::test]
+async fn expired_certificates_are_refused_by_either_end() {
+    let ca = Ca::new();
+    let stale = ca.expired(PROXY);
+    assert!(
+        stale.warnings()[0].contains("others will refuse"),
+        "{:?}",
+        stale.warnings()
+    );
+    let server = Server::start(ca.credentials(SIGNER)).await;
+    let why = refusal(&server.client(stale)).await;
+    assert!(
+        why.contains("it says that our certificate has expired"),
+        "{why}"
+    );
+
+    let server = Server::start(ca.expired(SIGNER)).await;
+    let why = refusal(&server.client(ca.credentials(PROXY))).await;
+    assert!(why.contains("its certificate has expired"), "{why}");
+}
+
+#[tokio::test]
+async fn certificates_of_another_ca_are_refused_by_either_end() {
+    let (ours, theirs) = (Ca::new(), Ca::new());
+    let foreign = |uri: &str, trusted: &Ca| {
+        let (chain, key) = theirs.issue(&[uri_name(uri)], |_| {});
+        Credentials::load(&chain, &key, &trusted.path()).unwrap()
+    };
+    let server = Server::start(ours.credentials(SIGNER)).await;
+    let why = refusal(&server.client(foreign(PROXY, &ours))).await;
+    assert!(why.contains("our certificate"), "{why}");
+
+    let server = Server::start(foreign(SIGNER, &ours)).await;
+    let why = refusal(&server.client(ours.credentials(PROXY))).await;
+    assert!(why.contains("does not come from the CA"), "{why}");
+}
+
+#[test]
+fn an_identity_is_exactly_one_spiffe_uri() {
+    let ca = Ca::new();
+    let found = |names: &[rcgen::SanType]| {
+        let (chain, _) = ca.issue(names, |_| {});
+        let leaf = CertificateDer::from_pem_file(chain).unwrap();
+        peer_identity(&[leaf])
+    };
+    assert_eq!(found(&[uri_name(PROXY)]), Ok(identity(PROXY)));
+    assert_eq!(
+        found(&[dns_name("proxy.test"), uri_name(PROXY)]),
+        Ok(identity(PROXY))
+    );
+    assert_eq!(
+        found(&[dns_name("proxy.test")]),
+        Err(PeerIdentityError::Nameless)
+    );
+    assert_eq!(found(&[]), Err(PeerIdentityError::Nameless));
+    let two = found(&[uri_name(PROXY), uri_name("https://x.test/")]);
+    assert_eq!(two, Err(PeerIdentityError::Ambiguous { uris: 2 }));
+    let twice = found(&[uri_name(PROXY), uri_name(PROXY)]);
+    assert_eq!(twice, Err(PeerIdentityError::Ambiguous { uris: 2 }));
+    let web = found(&[uri_name("https://keyhaven.test/proxy/a")]);
+    assert!(matches!(web, Err(PeerIdentityError::NotAnIdentity(_))));
+    assert_eq!(peer_identity(&[]), Err(PeerIdentityError::NoCertificate));
+    let garbage = CertificateDer::from(vec![0x30, 0x03, 1, 2, 3]);
+    assert_eq!(
+        peer_identity(&[garbage]),
+        Err(PeerIdentityError::Unreadable)
+    );
+}
+
+#[test]
+fn credentials_say_which_file_is_wrong() {
+    let ca = Ca::new();
+    let (chain, key) = ca.issue(&[uri_name(PROXY)], |_| {});
+    let (other_chain, _) = ca.issue(&[uri_name(PROXY)], |_| {});
+    let (dns_chain, dns_key) = ca.issue(&[dns_name("a.test")], |_| {});
+    let told = |result: Result<Credentials, keyhaven_service::CredentialsError>| {
+        let error = result.unwrap_err();
+        assert!(!error.remedy().is_empty());
+        error.to_string()
+    };
+    assert!(told(Credentials::load(&chain, &key, &key)).contains("CA file"));
+    assert!(told(Credentials::load(&key, &key, &ca.path())).contains("no PEM certificate"));
+    assert!(told(Credentials::load(&chain, &chain, &ca.path())).contains("private key"));
+    assert!(told(Credentials::load(&other_chain, &key, &ca.path())).contains("does not serve"));
+    assert!(
+        told(Credentials::load(&dns_chain, &dns_key, &ca.path())).contains("names no identity")
+    );
+    let missing = ca.folder.path().join("none.pem");
+    assert!(told(Credentials::load(&missing, &key, &ca.path())).contains("none.pem"));
+
+    assert!(
+        Credentials::load(&chain, &key, &ca.path())
+            .unwrap()
+            .warnings()
+            .is_empty()
+    );
+    use std::os::unix::fs::PermissionsExt as _;
+    std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let open = Credentials::load(&chain, &key, &ca.path()).unwrap();
+    assert!(
+        open.warnings()[0].contains("chmod 600"),
+        "{:?}",
+        open.warnings()
+    );
+}
+
+/// A client of another make: it trusts anybody, so that what it meets is the server's own judgement.
+#[derive(Debug)]
+struct TrustsAnybody(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for TrustsAnybody {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &rustls::DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &rustls::DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+struct Odd {
+    certificate: Option<(std::path::PathBuf, std::path::PathBuf)>,
+    alpn: &'static [&'static [u8]],
+    version: &'static rustls::SupportedProtocolVersion,
+}
+
+impl Odd {
+    /// Connects and reads; gives how it ended. A good server says nothing unasked, so any end is a refusal.
+    async fn refused_by(self, server: &Server) -> String {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let builder = ClientConfig::builder_with_provider(provider.clone())
+            .with_protocol_versions(&[self.version])
+            .unwrap()
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(TrustsAnybody(provider)));
+        let mut config = match self.certificate {
+            None => builder.with_no_client_auth(),
+            Some((chain, key)) => builder
+                .with_client_auth_cert(
+                    vec![CertificateDer::from_pem_file(chain).unwrap()],
+                    PrivateKeyDer::from_pem_file(key).unwrap(),
+                )
+                .unwrap(),
+        };
+        config.alpn_protocols = self.alpn.iter().map(|name| name.to_vec()).collect();
+        let tcp = TcpStream::connect(server.address).await.unwrap();
+        let name = ServerName::try_from("signer.test").unwrap();
+        let outcome = async {
+            let mut stream = TlsConnector::from(Arc::new(config))
+                .connect(name, tcp)
+                .await?;
+            let mut byte = [0];
+            stream
+                .read(&mut byte)
+                .await
+                .map(|bytes| format!("end after {bytes} bytes"))
+        };
+        let outcome = common::in_time("an end", outcome).await;
+        outcome.unwrap_or_else(|error| error.to_string())
+    }
+}
+
+#[tokio::test]
+async fn clients_that_are_not_ours_get_no_channel() {
+    let ca = Ca::new();
+    let server = Server::start(ca.credentials(SIGNER)).await;
+    let good = || Some(ca.issue(&[uri_name(PROXY)], |_| {}));
+    let odd = |certificate, alpn, version| Odd {
+        certificate,
+        alpn,
+        version,
+    };
+    let ours: &[&[u8]] = &[keyhaven_wire::ALPN];
+    let tls13 = &rustls::version::TLS13;
+
+    let none = odd(None, ours, tls13).refused_by(&server).await;
+    assert!(none.contains("CertificateRequired"), "{none}");
+    let old = odd(good(), ours, &rustls::version::TLS12)
+        .refused_by(&server)
+        .await;
+    assert!(old.contains("ProtocolVersion"), "{old}");
+    let web = odd(good(), &[b"h2"], tls13).refused_by(&server).await;
+    assert!(web.contains("NoApplicationProtocol"), "{web}");
+    let mute = odd(good(), &[], tls13).refused_by(&server).await;
+    assert!(
+        mute.contains("close_notify") || mute.contains("end after 0"),
+        "{mute}"
+    );
+    let two = ca.issue(
+        &[
+            uri_name(PROXY),
+            uri_name("spiffe://keyhaven.test/signer/main"),
+        ],
+        |_| {},
+    );
+    let two = odd(Some(two), ours, tls13).refused_by(&server).await;
+    assert!(two.contains("ertificate"), "{two}");
+    let dns = ca.issue(&[dns_name("edge-1.keyhaven.test")], |_| {});
+    let dns = odd(Some(dns), ours, tls13).refused_by(&server).await;
+    assert!(dns.contains("ertificate"), "{dns}");
+    assert_eq!(server.script.callers.lock().unwrap().len(), 0);
+    assert_eq!(server.script.closed.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test]
+async fn nothing_is_resumed() {
+    let ca = Ca::new();
+    let server = Server::start(ca.credentials(SIGNER)).await;
+    let (chain, key) = ca.issue(&[uri_name(PROXY)], |_| {});
+    let mut roots = RootCertStore::empty();
+    roots
+        .add(CertificateDer::from_pem_file(ca.path()).unwrap())
+        .unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut config = ClientConfig::builder_with_provider(provider.clone())
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(TrustsAnybody(provider)))
+        .with_client_auth_cert(
+            vec![CertificateDer::from_pem_file(chain).unwrap()],
+            PrivateKeyDer::from_pem_file(key).unwrap(),
+        )
+        .unwrap();
+    config.alpn_protocols = vec![keyhaven_wire::ALPN.to_vec()];
+    let connector = TlsConnector::from(Arc::new(config));
+    for _ in 0..2 {
+        let tcp = TcpStream::connect(server.address).await.unwrap();
+        let name = ServerName::try_from("signer.test").unwrap();
+        let mut stream = connector.connect(name, tcp).await.unwrap();
+        let mut frame = Vec::new();
+        keyhaven_wire::encode(1, &keyhaven_wire::Request::Ping, &mut frame).unwrap();
+        tokio::io::AsyncWriteExt::write_all(&mut stream, &frame)
+            .await
+            .unwrap();
+        common::in_time("a pong", stream.read_u8()).await.unwrap();
+        let tls: &ClientConnection = stream.get_ref().1;
+        assert_eq!(tls.tls13_tickets_received(), 0);
+        assert_eq!(tls.handshake_kind(), Some(rustls::HandshakeKind::Full));
+    }
+}
+
+#[tokio::test]
+async fn an_address_in_use_is_a_clear_error() {
+    let ca = Ca::new();
+    let server = Server::start(ca.credentials(SIGNER)).await;
+    let config = ListenerConfig::new(
+        loopback(server.address.port()),
+        ca.credentials(SIGNER),
+        vec![Role::Proxy],
+    );
+    let error = Listener::bind(config).await.err().unwrap();
+    assert!(matches!(error, ListenError::Bind { .. }));
+    assert!(
+        error.to_string().contains("is another process there"),
+        "{error}"
+    );
+}
