@@ -184,11 +184,15 @@ impl TestToken {
         .map(drop)
     }
 
-    /// The public part of a key pair, as DER SubjectPublicKeyInfo (not for Ed25519: `pkcs11-tool` cannot).
+    /// The public part of a key pair, as DER SubjectPublicKeyInfo.
     pub fn public_key(&self, label: &str) -> Result<Vec<u8>, TokenError> {
-        run(self
-            .pkcs11_tool()
-            .args(["--read-object", "--type", "pubkey", "--label", label]))
+        let object = ["--type", "pubkey", "--label", label];
+        let listed = run(self.pkcs11_tool().arg("--list-objects").args(object))?;
+        match ed25519_point(&String::from_utf8_lossy(&listed)) {
+            // `pkcs11-tool` cannot write this kind.
+            Some(point) => Ok([ED25519_SPKI, &point].concat()),
+            None => run(self.pkcs11_tool().arg("--read-object").args(object)),
+        }
     }
 
     /// Imports a private key (PEM, PKCS#8, not encrypted) with its public part. `id` is hexadecimal.
@@ -289,6 +293,19 @@ fn write_private(path: &Path, text: &str) -> io::Result<()> {
     io::Write::write_all(&mut file, text.as_bytes())
 }
 
+/// The public value in what `pkcs11-tool` lists of an Ed25519 key: an OCTET STRING of 32 bytes.
+fn ed25519_point(listed: &str) -> Option<Vec<u8>> {
+    let digits = listed
+        .split("EC_POINT:")
+        .nth(1)?
+        .trim_start()
+        .strip_prefix("0420")?
+        .get(..64)?;
+    (0..32)
+        .map(|at| u8::from_str_radix(&digits[2 * at..2 * at + 2], 16).ok())
+        .collect()
+}
+
 /// Eight digits that differ from token to token, so that a test cannot pass with another token's PIN. They
 /// protect nothing.
 fn fresh_pin(dir: &Path) -> String {
@@ -311,6 +328,10 @@ fn percent(text: &str) -> String {
         .collect()
 }
 
+/// What stands before the 32 bytes of an Ed25519 key in its SubjectPublicKeyInfo (RFC 8410).
+const ED25519_SPKI: &[u8] = &[
+    0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00,
+];
 const SO_PIN: &str = "87654321";
 
 #[cfg(test)]
@@ -337,7 +358,13 @@ mod tests {
         let listed = String::from_utf8(listed).unwrap();
         assert_eq!(listed.matches("Private Key Object").count(), 4, "{listed}");
         assert_eq!(token.uri(), "pkcs11:token=kinds%20of%20keys");
-        assert!(token.public_key("key 0").unwrap().len() > 60);
+        let lengths = [91, 120, 44, 294];
+        for (index, length) in lengths.into_iter().enumerate() {
+            assert_eq!(
+                token.public_key(&format!("key {index}")).unwrap().len(),
+                length
+            );
+        }
     }
 
     #[test]

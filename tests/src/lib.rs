@@ -1,1 +1,15 @@
 //! Whole-system tests over sockets, with real clients.
+//!
+//! Here stands what the tests share: a site with everything in it, a backend, real clients, a raw client that
+//! does wrong things, and a relay that sees what proxy and signer say to each other. The tests themselves are in
+//! `tests/`, by theme. Every site uses ports that the system chose, on the loopback alone.
+
+pub mod backend;
+pub mod channel;
+pub mod clients;
+pub mod daemon;
+pub mod pki;
+pub mod rawtls;
+pub mod relay;
+pub mod running;
+pub mod site;

@@ -1,0 +1,20 @@
+//! A small TLS client that does what a test says, right or wrong.
+//!
+//! Builds its own ClientHello, derives its own keys and encrypts whatever it is told to, so that a server can be
+//! shown what no honest library sends. It checks neither certificates nor names and must serve tests alone.
+
+mod hello;
+mod keys;
+mod messages;
+mod record;
+mod tls12;
+mod tls13;
+
+pub use hello::Hello;
+pub use keys::{Hash, RecordKeys};
+pub use messages::{handshake_message, split_messages};
+pub use record::{
+    ALERT, APPLICATION_DATA, CHANGE_CIPHER_SPEC, HANDSHAKE, Incoming, Stop, read_record, record,
+};
+pub use tls12::Client12;
+pub use tls13::Client13;

@@ -1,0 +1,156 @@
+//! A site that runs, and what it rests on.
+//!
+//! Leaves its making to `site`. The signer reaches the token through the counting module; when a site ends, every
+//! key that the module saw must have kept its value.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use keyhaven_softhsm_test::{Shim, TestToken};
+use tempfile::TempDir;
+
+use crate::backend::Backend;
+use crate::daemon::{Daemon, binary, field};
+use crate::pki::{Ca, Pair};
+use crate::relay::Relay;
+
+/// What a site rests on.
+pub struct Parts {
+    /// The backend.
+    pub backend: Backend,
+    /// The token.
+    pub token: TestToken,
+    /// The CA of our own channel.
+    pub channel_ca: Ca,
+    /// The CA of the sites.
+    pub site_ca: Ca,
+    /// The signer's identity.
+    pub signer_pair: Pair,
+    /// The proxy's identity.
+    pub proxy_pair: Pair,
+    pub(crate) dir: TempDir,
+    pub(crate) env: Vec<(String, String)>,
+}
+
+/// A running site. Fields are dropped in their order: the programs end before their files go.
+pub struct Site {
+    /// The proxy.
+    pub proxy: Daemon,
+    /// The signer.
+    pub signer: Daemon,
+    /// The relay between the two, if one was asked for.
+    pub relay: Option<Relay>,
+    /// What it rests on.
+    pub parts: Parts,
+    pub(crate) address: SocketAddr,
+    pub(crate) signer_address: SocketAddr,
+}
+
+impl Parts {
+    /// The folder.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Replaces a text in a file of the folder.
+    ///
+    /// # Panics
+    /// When the text is not there.
+    pub fn edit(&self, file: &str, from: &str, to: &str) {
+        let path = self.dir().join(file);
+        let text = fs::read_to_string(&path).expect("the file is there");
+        assert!(text.contains(from), "{from:?} is not in {file}:\n{text}");
+        fs::write(path, text.replace(from, to)).expect("the test's folder can be written");
+    }
+
+    /// `signer` with the folder's configuration, for `--check` and the like.
+    pub fn signer_command(&self) -> Command {
+        let mut command = Command::new(binary("signer"));
+        command.arg("--config").arg(self.dir().join("signer.toml"));
+        command.envs(self.token.env()).envs(self.token.shim().env());
+        command.envs(self.env.iter().map(|(name, value)| (name, value)));
+        command
+    }
+
+    /// Starts the signer of the folder's `signer.toml`.
+    pub fn spawn_signer(&self) -> Daemon {
+        let mut signer = Daemon::spawn("signer", &mut self.signer_command());
+        signer.must_not_log(self.token.pin());
+        signer
+    }
+
+    /// Starts the proxy of the folder's `proxy.toml`.
+    pub fn spawn_proxy(&self) -> Daemon {
+        let mut command = Command::new(binary("proxy"));
+        command.arg("--config").arg(self.dir().join("proxy.toml"));
+        Daemon::spawn("proxy", &mut command)
+    }
+}
+
+impl Site {
+    /// Where TLS clients connect.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Where proxies connect.
+    pub fn signer_address(&self) -> SocketAddr {
+        self.signer_address
+    }
+
+    /// The file of the sites' CA.
+    pub fn ca(&self) -> PathBuf {
+        self.dir().join("site-ca.pem")
+    }
+
+    /// The site's folder.
+    pub fn dir(&self) -> &Path {
+        self.parts.dir()
+    }
+
+    /// The backend.
+    pub fn backend(&self) -> &Backend {
+        &self.parts.backend
+    }
+
+    /// The token.
+    pub fn token(&self) -> &TestToken {
+        &self.parts.token
+    }
+
+    /// The counting module.
+    pub fn shim(&self) -> Shim {
+        self.parts.token.shim()
+    }
+
+    /// Stops the signer and gives the counters that it says last.
+    pub fn signer_counters(&mut self) -> impl Fn(&str) -> u64 + use<> {
+        self.signer.stop();
+        let line = self.signer.wait_for("its counters", |line| {
+            line.to_string().contains("\"released\"")
+        });
+        move |name| field(&line, name).and_then(|text| text.parse().ok()).unwrap_or(u64::MAX)
+    }
+    }
+
+    /// Every key that the counting module saw has kept its value.
+    pub fn check_keys_unreadable(&self) {
+        let report = self.shim().report();
+        assert!(report.examined() > 0, "no key was examined");
+        assert_eq!(
+            (report.readable(), report.value_asked()),
+            (0, 0),
+            "a key's value could be read, or was asked for"
+        );
+    }
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            self.check_keys_unreadable();
+        }
+    }
+}
