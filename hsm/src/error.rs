@@ -284,11 +284,6 @@ impl TokenFault {
         }
     }
 
-    /// The PKCS#11 return value, when a call was made.
-    pub(crate) fn rv(&self) -> Option<RvError> {
-        self.rv
-    }
-
     /// What it says about the session and the module.
     pub fn class(&self) -> FaultClass {
         match self.rv {

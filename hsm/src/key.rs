@@ -1,34 +1,313 @@
-//! A private key in a token, bound to its public part.
+//! Private keys in a token: found once, bound to their public part, used through a session copy.
+//!
+//! Signing is `worker`'s business. Invariant: a key is exactly one object, and its first signature in each login is
+//! verified against the public key that it was loaded for.
 
-use std::sync::Arc;
+use std::{
+    fmt,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
-use keyhaven_types::KeyAlgorithm;
+use cryptoki::{
+    object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHandle},
+    session::Session,
+};
+use keyhaven_types::{KeyAlgorithm, SignatureScheme};
 
-use crate::Token;
+use crate::{Error, Token, Uri, generation::Generation, sign, spki::PublicKey, uri};
 
-/// A private key. Clones are the same key.
-#[derive(Clone, Debug)]
-pub struct PrivateKey(Arc<(Token, String, Vec<u8>, KeyAlgorithm, Vec<String>)>);
+/// A private key in a token. Clones are the same key.
+#[derive(Clone)]
+pub struct PrivateKey(Arc<Inner>);
+
+struct Inner {
+    token: Token,
+    uri: Uri,
+    label: String,
+    public: PublicKey,
+    warnings: Vec<String>,
+    /// The login and the handle it has there.
+    place: Mutex<(u64, ObjectHandle)>,
+    /// Signatures since the handle was found.
+    signatures: AtomicU64,
+}
 
 impl PrivateKey {
+    pub(crate) fn load(
+        token: &Token,
+        generation: &Generation,
+        uri: &Uri,
+        spki_der: &[u8],
+    ) -> Result<Self, Error> {
+        let public = PublicKey::parse(spki_der).map_err(|reason| Error::UnsupportedKey {
+            key: uri.to_string(),
+            reason,
+        })?;
+        let anchor = generation.anchor();
+        let object = find(&anchor, token, uri)?;
+        let (label, warnings) = inspect(&anchor, object, &public)?;
+        let handle = session_copy(&anchor, object, &label)?;
+        prove(&anchor, handle, &label, &public)?;
+        Ok(Self(Arc::new(Inner {
+            token: token.clone(),
+            uri: uri.clone(),
+            label,
+            public,
+            warnings,
+            place: Mutex::new((generation.number, handle)),
+            signatures: AtomicU64::new(0),
+        })))
+    }
+
     /// Its kind.
     pub fn algorithm(&self) -> KeyAlgorithm {
-        self.0.3
+        self.0.public.algorithm()
     }
-    /// Its public part, as SubjectPublicKeyInfo in DER.
+
+    /// Its public part, DER SubjectPublicKeyInfo.
     pub fn spki(&self) -> &[u8] {
-        &self.0.2
+        self.0.public.der()
     }
+
     /// Its token.
     pub fn token(&self) -> &Token {
-        &self.0.0
+        &self.0.token
     }
-    /// Its label.
+
+    /// Its label in the token.
     pub fn label(&self) -> &str {
-        &self.0.1
+        &self.0.label
     }
-    /// What is unwise about it, one sentence each.
+
+    /// What is unwise about it, one sentence each: readable, or with a second purpose.
     pub fn warnings(&self) -> &[String] {
-        &self.0.4
+        &self.0.warnings
+    }
+
+    pub(crate) fn public(&self) -> &PublicKey {
+        &self.0.public
+    }
+
+    /// Its handle in this login; found and copied again after a reconnection.
+    pub(crate) fn handle(&self, generation: &Generation) -> Result<ObjectHandle, Error> {
+        let mut place = self.0.place.lock().unwrap_or_else(PoisonError::into_inner);
+        if place.0 != generation.number {
+            let anchor = generation.anchor();
+            let object = find(&anchor, &self.0.token, &self.0.uri)?;
+            *place = (
+                generation.number,
+                session_copy(&anchor, object, &self.0.label)?,
+            );
+            self.0.signatures.store(0, Ordering::Release);
+        }
+        Ok(place.1)
+    }
+
+    /// Whether the signature that is now being made must be verified: RSA always, since one faulty CRT signature
+    /// gives the key away; others at first use and one in [`SAMPLE`].
+    pub(crate) fn is_checked_now(&self) -> bool {
+        let count = self.0.signatures.fetch_add(1, Ordering::AcqRel);
+        matches!(self.algorithm(), KeyAlgorithm::Rsa(_)) || count.is_multiple_of(SAMPLE)
     }
 }
+
+impl fmt::Debug for PrivateKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PrivateKey({}, {:?})", self.algorithm(), self.0.label)
+    }
+}
+
+/// The one private key of the token that fits the URI.
+fn find(session: &Session, token: &Token, uri: &Uri) -> Result<ObjectHandle, Error> {
+    if !matches!(uri.class(), None | Some(uri::ObjectClass::Private)) {
+        return Err(Error::NotAPrivateKey {
+            wanted: uri.to_string(),
+        });
+    }
+    let all = [
+        Attribute::Class(ObjectClass::PRIVATE_KEY),
+        Attribute::Token(true),
+    ];
+    let mut template = all.to_vec();
+    if let Some(label) = uri.object() {
+        template.push(Attribute::Label(label.as_bytes().to_vec()));
+    }
+    if let Some(id) = uri.id() {
+        template.push(Attribute::Id(id.to_vec()));
+    }
+    let search = |template: &[Attribute]| {
+        session
+            .find_objects(template)
+            .map_err(|source| Error::token("finding a private key", source))
+    };
+    let info = token.info();
+    let other_token = uri.token().is_some_and(|label| label != info.label)
+        || uri.serial().is_some_and(|serial| serial != info.serial);
+    let found = if other_token {
+        Vec::new()
+    } else {
+        search(&template)?
+    };
+    match found[..] {
+        [only] => Ok(only),
+        [] => Err(Error::KeyNotFound {
+            wanted: uri.to_string(),
+            token: info.label.clone(),
+            found: names(session, &search(&all)?),
+        }),
+        _ => Err(Error::KeyAmbiguous {
+            wanted: uri.to_string(),
+            token: info.label.clone(),
+            found: names(session, &found),
+        }),
+    }
+}
+
+/// Labels and ids for a message; what cannot be read is left out.
+fn names(session: &Session, objects: &[ObjectHandle]) -> Vec<String> {
+    let name = |&object: &ObjectHandle| {
+        let types = [AttributeType::Label, AttributeType::Id];
+        let (mut label, mut id) = (String::new(), String::new());
+        for attribute in session.get_attributes(object, &types).ok()? {
+            match attribute {
+                Attribute::Label(bytes) => label = String::from_utf8_lossy(&bytes).into_owned(),
+                Attribute::Id(bytes) => {
+                    id = bytes.iter().map(|byte| format!("%{byte:02X}")).collect();
+                }
+                _ => {}
+            }
+        }
+        Some(format!("`{label}` (id {id})"))
+    };
+    objects.iter().take(NAMES_MAX).filter_map(name).collect()
+}
+
+/// Compares what the token says about the key with its public part, and collects what is unwise about it.
+fn inspect(
+    session: &Session,
+    object: ObjectHandle,
+    public: &PublicKey,
+) -> Result<(String, Vec<String>), Error> {
+    let types = [
+        AttributeType::Label,
+        AttributeType::KeyType,
+        AttributeType::Modulus,
+        AttributeType::Sensitive,
+        AttributeType::Extractable,
+        AttributeType::Decrypt,
+        AttributeType::Unwrap,
+        AttributeType::Derive,
+        AttributeType::SignRecover,
+        AttributeType::AlwaysAuthenticate,
+    ];
+    let attributes = session
+        .get_attributes(object, &types)
+        .map_err(|source| Error::token("reading a private key's attributes", source))?;
+    let mut label = String::new();
+    let mut warnings = Vec::new();
+    for attribute in &attributes {
+        if let Attribute::Label(bytes) = attribute {
+            label = String::from_utf8_lossy(bytes).into_owned();
+        }
+    }
+    let mismatch = |reason: &str| Error::KeyMismatch {
+        key: label.clone(),
+        reason: reason.to_owned(),
+    };
+    for attribute in attributes {
+        let warning = match attribute {
+            Attribute::KeyType(kind) if !kind_fits(kind, public.algorithm()) => {
+                return Err(mismatch(&format!(
+                    "it is of another kind than the certificate's {} key",
+                    public.algorithm()
+                )));
+            }
+            Attribute::Modulus(bytes)
+                if public
+                    .modulus()
+                    .is_some_and(|modulus| modulus != crate::spki::strip_zeros(&bytes)) =>
+            {
+                return Err(mismatch("its RSA modulus is another one"));
+            }
+            Attribute::AlwaysAuthenticate(true) => {
+                return Err(Error::UnsupportedKey {
+                    key: label,
+                    reason: "it wants the PIN for each signature (CKA_ALWAYS_AUTHENTICATE)"
+                        .to_owned(),
+                });
+            }
+            Attribute::Sensitive(false) => "is not CKA_SENSITIVE: its value can be read",
+            Attribute::Extractable(true) => "is CKA_EXTRACTABLE: it can be taken out wrapped",
+            Attribute::Decrypt(true) => "may also decrypt",
+            Attribute::Unwrap(true) => "may also unwrap keys",
+            Attribute::Derive(true) => "may also derive",
+            Attribute::SignRecover(true) => "may also sign with recovery",
+            _ => continue,
+        };
+        warnings.push(format!(
+            "key `{label}` {warning}; a handshake key should only sign"
+        ));
+    }
+    Ok((label, warnings))
+}
+
+fn kind_fits(kind: KeyType, algorithm: KeyAlgorithm) -> bool {
+    match algorithm {
+        KeyAlgorithm::Rsa(_) => kind == KeyType::RSA,
+        KeyAlgorithm::EcdsaP256 | KeyAlgorithm::EcdsaP384 => kind == KeyType::EC,
+        KeyAlgorithm::Ed25519 => kind == KeyType::EC_EDWARDS,
+    }
+}
+
+/// A session object with the same key: token objects are read and decrypted anew for each use, which costs up to
+/// twenty times the signature (NSS). It stays sensitive and not extractable. A module that refuses the copy signs
+/// with the token object.
+fn session_copy(
+    session: &Session,
+    object: ObjectHandle,
+    label: &str,
+) -> Result<ObjectHandle, Error> {
+    match session.copy_object(object, &[Attribute::Token(false)]) {
+        Ok(copy) => Ok(copy),
+        Err(error) => {
+            let error = Error::token("copying a private key for the session", error);
+            if error.is_unavailable() {
+                return Err(error);
+            }
+            tracing::warn!(key = label, error = %error, "the key is used in its place in the token, which is slower");
+            Ok(object)
+        }
+    }
+}
+
+/// The proof that the handle is the certificate's key.
+fn prove(
+    session: &Session,
+    handle: ObjectHandle,
+    label: &str,
+    public: &PublicKey,
+) -> Result<(), Error> {
+    let schemes = SignatureScheme::of(public.algorithm());
+    let Some(&scheme) = schemes.first() else {
+        return Err(Error::answer("loading a key", "no signature scheme"));
+    };
+    let signature = sign::sign(session, handle, scheme, PROOF_MESSAGE)?;
+    if public.verifies(scheme, PROOF_MESSAGE, &signature) {
+        return Ok(());
+    }
+    Err(Error::KeyMismatch {
+        key: label.to_owned(),
+        reason: "a signature made with it does not verify with the certificate's public key"
+            .to_owned(),
+    })
+}
+
+/// One EC or Ed25519 signature in so many is verified before it is used.
+const SAMPLE: u64 = 64;
+/// Objects that a message lists.
+const NAMES_MAX: usize = 20;
+/// Unlike any message of TLS, X.509 or JWT.
+const PROOF_MESSAGE: &[u8] = b"keyhaven: proof that this private key belongs to its certificate";

@@ -4,15 +4,27 @@
 //! messages, salts and peers' points. Invariant: a session is used by one thread, and no private key or shared
 //! secret has a type here that holds its bytes.
 
+pub mod admin;
+
 mod error;
 mod exchange;
+mod generation;
+mod kdf;
 mod key;
 mod module;
 mod pin;
+mod point;
 mod profile;
+mod queue;
+mod quirks;
+mod selftest;
+mod sign;
+mod spki;
+mod start_lock;
 mod token;
 mod uri;
 mod worker;
+mod workers;
 
 pub use error::{Error, FaultClass, TokenFault};
 pub use exchange::{ExchangeKey, TokenSecret};
@@ -22,4 +34,5 @@ pub use pin::{Pin, PinError, PinSource};
 pub use profile::{Check, Profile};
 pub use token::Token;
 pub use uri::{ObjectClass, Uri, UriError};
-pub use worker::{Worker, Workers};
+pub use worker::Worker;
+pub use workers::Workers;

@@ -1,36 +1,38 @@
 //! A PKCS#11 module: found, loaded and initialised once per process.
+//!
+//! Which token is meant, and the login, are the business of `token`. Invariant: C_Initialize is called once per
+//! path, under a lock between processes that is held until the first login, and C_Finalize never: other parts of
+//! the process may still hold sessions, and its end does the same.
 
 use std::{
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
 };
 
+use cryptoki::{
+    context::{CInitializeArgs, CInitializeFlags, Pkcs11},
+    error::{Error as CryptokiError, RvError},
+    slot::{Slot, TokenInfo as RawTokenInfo},
+};
 use serde::Serialize;
 
-use crate::Error;
+use crate::{Error, TokenFault, start_lock::StartLock};
 
-/// A loaded module. Clones are the same module.
-#[derive(Clone, Debug)]
-pub struct Module(Arc<PathBuf>);
+/// A loaded module. Clones are the same module, and so is every later load of the same file.
+#[derive(Clone)]
+pub struct Module(Arc<Inner>);
 
-impl Module {
-    /// Loads and initialises; `None` looks for SoftHSM2.
-    pub fn load(path: Option<&Path>) -> Result<Self, Error> {
-        let _ = path;
-        Err(Error::Stopped)
-    }
-    /// The library.
-    pub fn path(&self) -> &Path {
-        &self.0
-    }
-    /// The tokens in the module's slots.
-    pub fn tokens(&self) -> Result<Vec<TokenInfo>, Error> {
-        Err(Error::Stopped)
-    }
+struct Inner {
+    path: PathBuf,
+    pkcs11: Pkcs11,
+    start_lock: Mutex<Option<StartLock>>,
+    /// Serial numbers and PINs that were refused: none of them is tried again, whoever opens the token.
+    refused: Mutex<Vec<(String, crate::Pin)>>,
 }
 
 /// What a token says about itself.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct TokenInfo {
     /// Label.
     pub label: String,
@@ -52,4 +54,176 @@ pub struct TokenInfo {
     pub user_pin_final_try: bool,
     /// The user PIN is locked.
     pub user_pin_locked: bool,
+}
+
+impl Module {
+    /// Loads and initialises the module; without a path, SoftHSM2 is looked for where systems put it.
+    ///
+    /// # Errors
+    /// [`Error::ModuleNotFound`] lists where it was looked for; [`Error::LoadModule`] carries the loader's words.
+    pub fn load(path: Option<&Path>) -> Result<Self, Error> {
+        let path = match path {
+            Some(path) => path.to_owned(),
+            None => find_softhsm()?,
+        };
+        let failed = |source| Error::LoadModule {
+            path: path.clone(),
+            source: TokenFault::new(source),
+        };
+        // The same file by another name is the same module.
+        let name = path.canonicalize().unwrap_or_else(|_| path.clone());
+        let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, module)) = loaded.iter().find(|(known, _)| *known == name) {
+            return Ok(module.clone());
+        }
+        if std::fs::metadata(&name).is_ok_and(|data| data.mode() & 0o002 != 0) {
+            tracing::warn!(module = %path.display(), "the module's file can be changed by everybody");
+        }
+        let pkcs11 = Pkcs11::new(&path).map_err(failed)?;
+        let start_lock = StartLock::take(&name);
+        match pkcs11.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK)) {
+            Ok(()) | Err(CryptokiError::Pkcs11(RvError::CryptokiAlreadyInitialized, _)) => {}
+            Err(source) => return Err(failed(source)),
+        }
+        let module = Self(Arc::new(Inner {
+            path: path.clone(),
+            pkcs11,
+            start_lock: Mutex::new(start_lock),
+            refused: Mutex::new(Vec::new()),
+        }));
+        loaded.push((name, module.clone()));
+        Ok(module)
+    }
+
+    /// The library, as it was named.
+    pub fn path(&self) -> &Path {
+        &self.0.path
+    }
+
+    /// The tokens in the module's slots, uninitialised ones too. A slot that cannot say what it holds is left
+    /// out with a warning in the log.
+    ///
+    /// # Errors
+    /// When the slots cannot be listed at all.
+    pub fn tokens(&self) -> Result<Vec<TokenInfo>, Error> {
+        Ok(self.slots()?.into_iter().map(|(_, info)| info).collect())
+    }
+
+    pub(crate) fn slots(&self) -> Result<Vec<(Slot, TokenInfo)>, Error> {
+        let slots = self
+            .pkcs11()
+            .get_slots_with_token()
+            .map_err(|source| Error::token("listing the tokens", source).of(&self.name()))?;
+        let mut found = Vec::with_capacity(slots.len());
+        for slot in slots {
+            match self.pkcs11().get_token_info(slot) {
+                Ok(raw) => found.push((slot, TokenInfo::new(slot, &raw))),
+                Err(error) => {
+                    let error = TokenFault::new(error);
+                    tracing::warn!(slot = slot.id(), %error, "a slot cannot say what token it holds");
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    pub(crate) fn pkcs11(&self) -> &Pkcs11 {
+        &self.0.pkcs11
+    }
+
+    /// The file's name, for messages.
+    pub(crate) fn name(&self) -> String {
+        let name = self.0.path.file_name().unwrap_or(self.0.path.as_os_str());
+        name.to_string_lossy().into_owned()
+    }
+
+    /// Lets other processes start: to be called after the first login, whether it went well or not.
+    pub(crate) fn started(&self) {
+        let lock = &self.0.start_lock;
+        drop(lock.lock().unwrap_or_else(PoisonError::into_inner).take());
+    }
+
+    pub(crate) fn was_refused(&self, serial: &str, pin: &crate::Pin) -> bool {
+        let refused = self
+            .0
+            .refused
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        refused
+            .iter()
+            .any(|(known, bad)| known == serial && bad == pin)
+    }
+
+    pub(crate) fn note_refused(&self, serial: &str, pin: &crate::Pin) {
+        let mut refused = self
+            .0
+            .refused
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        refused.push((serial.to_owned(), pin.clone()));
+    }
+}
+
+impl std::fmt::Debug for Module {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Module({})", self.0.path.display())
+    }
+}
+
+impl TokenInfo {
+    pub(crate) fn new(slot: Slot, raw: &RawTokenInfo) -> Self {
+        Self {
+            label: raw.label().to_owned(),
+            manufacturer: raw.manufacturer_id().to_owned(),
+            model: raw.model().to_owned(),
+            serial: raw.serial_number().to_owned(),
+            slot_id: slot.id(),
+            initialized: raw.token_initialized(),
+            user_pin_set: raw.user_pin_initialized(),
+            user_pin_count_low: raw.user_pin_count_low(),
+            user_pin_final_try: raw.user_pin_final_try(),
+            user_pin_locked: raw.user_pin_locked(),
+        }
+    }
+}
+
+fn find_softhsm() -> Result<PathBuf, Error> {
+    SOFTHSM_PLACES
+        .iter()
+        .map(PathBuf::from)
+        .find(|path| path.is_file())
+        .ok_or_else(|| Error::ModuleNotFound {
+            tried: SOFTHSM_PLACES.iter().map(PathBuf::from).collect(),
+        })
+}
+
+/// Loaded modules by canonical path; they stay loaded.
+static LOADED: Mutex<Vec<(PathBuf, Module)>> = Mutex::new(Vec::new());
+
+const SOFTHSM_PLACES: &[&str] = &[
+    // Debian, Ubuntu, Alpine, Arch.
+    "/usr/lib/softhsm/libsofthsm2.so",
+    "/usr/lib/x86_64-linux-gnu/softhsm/libsofthsm2.so",
+    "/usr/lib/aarch64-linux-gnu/softhsm/libsofthsm2.so",
+    "/usr/lib/pkcs11/libsofthsm2.so",
+    // Fedora and its family.
+    "/usr/lib64/pkcs11/libsofthsm2.so",
+    "/usr/lib64/softhsm/libsofthsm2.so",
+    "/usr/lib64/libsofthsm2.so",
+    // Built by hand, FreeBSD, Homebrew.
+    "/usr/local/lib/softhsm/libsofthsm2.so",
+    "/opt/homebrew/lib/softhsm/libsofthsm2.so",
+    "/opt/homebrew/opt/softhsm/lib/softhsm/libsofthsm2.so",
+    "/home/linuxbrew/.linuxbrew/lib/softhsm/libsofthsm2.so",
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_is_no_module_is_refused_with_its_name() {
+        let error = Module::load(Some(Path::new("/nowhere/x.so"))).unwrap_err();
+        assert!(error.to_string().contains("/nowhere/x.so"), "{error}");
+    }
 }

@@ -1,38 +1,349 @@
-//! One token, logged in.
+//! One token, logged in, and put together again when it was lost.
+//!
+//! Sessions for work belong to `worker`, keys to `key`, the self-tests to `selftest`. Invariant: exactly one token
+//! fits the URI at each (re)connection, and a refused PIN ends all attempts.
 
-use std::sync::Arc;
+use std::{
+    fmt,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
-use crate::{Error, Module, Pin, PrivateKey, Profile, TokenInfo, Uri};
+use cryptoki::{
+    object::{Attribute, ObjectClass},
+    session::SessionState,
+    slot::Slot,
+};
+
+use crate::{
+    Error, FaultClass, Module, Pin, PrivateKey, Profile, TokenInfo, Uri,
+    generation::{Counted, Generation},
+    queue::Queue,
+    quirks::Quirks,
+    selftest,
+};
 
 /// A token with its login. Clones are the same token.
-#[derive(Clone, Debug)]
-pub struct Token(Arc<TokenInfo>);
+#[derive(Clone)]
+pub struct Token(Arc<Inner>);
+
+pub(crate) struct Inner {
+    id: u64,
+    module: Module,
+    uri: Uri,
+    pin: Pin,
+    info: TokenInfo,
+    quirks: &'static Quirks,
+    state: Mutex<State>,
+    /// Objects whose owners were dropped on a thread without a session; workers destroy them. It never holds
+    /// more than the objects that were alive.
+    trash: Mutex<Vec<Counted>>,
+    trash_len: AtomicUsize,
+    queues: Mutex<Vec<Weak<Queue>>>,
+}
+
+struct State {
+    current: Arc<Generation>,
+    /// When the next attempt to reconnect may be made.
+    next_attempt: Instant,
+    reconnecting: bool,
+    /// A PIN error was seen: no attempt is made any more.
+    pin_refused: bool,
+    /// Why the token is away.
+    reason: String,
+}
 
 impl Token {
-    /// Opens the one token that fits and logs in once.
+    /// Opens the one token that fits the URI and logs in, once.
+    ///
+    /// # Errors
+    /// [`Error::TokenNotFound`], [`Error::TokenAmbiguous`], [`Error::PinRefused`] and the like; after a refused
+    /// PIN the same PIN is not sent to this token again by this process.
     pub fn open(module: &Module, uri: &Uri, pin: Pin) -> Result<Self, Error> {
-        let _ = (module, uri, pin);
-        Err(Error::Stopped)
+        let (generation, info) = Generation::open(module, uri, &pin, 1)?;
+        let quirks = Quirks::of(&info);
+        tracing::debug!(token = info.label, family = quirks.name, "token opened");
+        Ok(Self(Arc::new(Inner {
+            id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
+            module: module.clone(),
+            uri: uri.clone(),
+            pin,
+            info,
+            quirks,
+            state: Mutex::new(State {
+                current: Arc::new(generation),
+                next_attempt: Instant::now(),
+                reconnecting: false,
+                pin_refused: false,
+                reason: String::new(),
+            }),
+            trash: Mutex::new(Vec::new()),
+            trash_len: AtomicUsize::new(0),
+            queues: Mutex::new(Vec::new()),
+        })))
     }
-    /// What it says about itself.
+
+    /// What the token said about itself when it was opened.
     pub fn info(&self) -> &TokenInfo {
+        &self.0.info
+    }
+
+    /// Finds the one private key that fits the URI, and binds it to the public key `spki_der` (DER
+    /// SubjectPublicKeyInfo) by a signature made in the token and verified outside.
+    ///
+    /// # Errors
+    /// [`Error::KeyNotFound`] and [`Error::KeyAmbiguous`] list what there is; [`Error::KeyMismatch`] when the
+    /// key is another one.
+    pub fn load_key(&self, uri: &Uri, spki_der: &[u8]) -> Result<PrivateKey, Error> {
+        let generation = self.generation()?;
+        PrivateKey::load(self, &generation, uri, spki_der)
+            .map_err(|error| self.failed(&generation, error))
+    }
+
+    /// Runs the self-tests, on objects that are thrown away, and says what the token proved.
+    ///
+    /// # Errors
+    /// When the token is away. What it cannot do is in the [`Profile`].
+    pub fn prove(&self) -> Result<Profile, Error> {
+        let generation = self.generation()?;
+        let session = self.open_session(&generation)?;
+        Ok(selftest::run(&session, self.quirks()))
+    }
+
+    /// A cheap operation that needs the login and the token's own storage; reconnects when the token was lost.
+    ///
+    /// # Errors
+    /// Why the token cannot be used now.
+    pub fn health(&self) -> Result<(), Error> {
+        let generation = self.generation()?;
+        self.check(&generation)
+            .map_err(|error| self.failed(&generation, error.of(&self.0.info.label)))
+    }
+
+    /// Whether [`Token::health`] is good.
+    pub fn is_alive(&self) -> bool {
+        self.health().is_ok()
+    }
+
+    /// Ephemeral objects (exchange keys and shared secrets) made and not yet destroyed.
+    pub fn live_ephemerals(&self) -> usize {
+        self.0.state().current.live()
+    }
+
+    fn check(&self, generation: &Generation) -> Result<(), Error> {
+        let operation = "a check of the token";
+        let failed = |source| Error::token(operation, source);
+        let (_, info) = find_slot(&self.0.module, &self.0.uri)?;
+        if !info.user_pin_set {
+            return Err(self.unavailable("its storage cannot be read"));
+        }
+        let session = self
+            .0
+            .module
+            .pkcs11()
+            .open_ro_session(generation.slot)
+            .map_err(failed)?;
+        let state = session.get_session_info().map_err(failed)?.session_state();
+        if !matches!(state, SessionState::RwUser | SessionState::RoUser) {
+            return Err(self.unavailable("the login is gone"));
+        }
+        let template = [
+            Attribute::Class(ObjectClass::PRIVATE_KEY),
+            Attribute::Token(true),
+        ];
+        session.find_objects(&template).map_err(failed).map(drop)
+    }
+
+    pub(crate) fn inner(&self) -> &Arc<Inner> {
         &self.0
     }
-    /// Finds the one private key and binds it to a public key.
-    pub fn load_key(&self, uri: &Uri, spki_der: &[u8]) -> Result<PrivateKey, Error> {
-        let _ = (uri, spki_der);
-        Err(Error::Stopped)
+
+    pub(crate) fn from_inner(inner: Arc<Inner>) -> Self {
+        Self(inner)
     }
-    /// Runs the self-tests.
-    pub fn prove(&self) -> Result<Profile, Error> {
-        Err(Error::Stopped)
+
+    pub(crate) fn id(&self) -> u64 {
+        self.0.id
     }
-    /// A cheap operation that needs the login.
-    pub fn health(&self) -> Result<(), Error> {
-        Err(Error::Stopped)
+
+    pub(crate) fn quirks(&self) -> &'static Quirks {
+        self.0.quirks
     }
-    /// Ephemeral objects made and not yet destroyed.
-    pub fn live_ephemerals(&self) -> usize {
-        0
+
+    pub(crate) fn open_session(
+        &self,
+        generation: &Generation,
+    ) -> Result<cryptoki::session::Session, Error> {
+        // Read-write, since some modules derive in no other kind.
+        self.0
+            .module
+            .pkcs11()
+            .open_rw_session(generation.slot)
+            .map_err(|source| {
+                let error = Error::token("opening a session", source);
+                self.failed(generation, error.of(&self.0.info.label))
+            })
+    }
+
+    /// The current login; a broken one is replaced, at most once in [`ATTEMPT_EVERY`], by whoever comes first.
+    /// All others fail at once.
+    pub(crate) fn generation(&self) -> Result<Arc<Generation>, Error> {
+        let mut state = self.0.state();
+        if !state.current.is_broken() {
+            return Ok(Arc::clone(&state.current));
+        }
+        if state.pin_refused || state.reconnecting || Instant::now() < state.next_attempt {
+            return Err(self.unavailable(&state.reason));
+        }
+        state.reconnecting = true;
+        state.next_attempt = Instant::now() + ATTEMPT_EVERY;
+        let number = state.current.number + 1;
+        drop(state);
+        let opened = Generation::open(&self.0.module, &self.0.uri, &self.0.pin, number);
+        let mut state = self.0.state();
+        state.reconnecting = false;
+        match opened {
+            Ok((generation, _)) => {
+                tracing::info!(token = self.0.info.label, "token is back");
+                state.current = Arc::new(generation);
+                Ok(Arc::clone(&state.current))
+            }
+            Err(error) => {
+                state.pin_refused =
+                    matches!(error, Error::PinRefused { .. } | Error::PinLocked { .. });
+                state.reason = chain(&error);
+                tracing::warn!(
+                    token = self.0.info.label,
+                    reason = state.reason,
+                    "token stays away"
+                );
+                Err(self.unavailable(&state.reason))
+            }
+        }
+    }
+
+    /// Looks at a failure: when it says that the login or the module is lost, the generation is given up.
+    pub(crate) fn failed(&self, generation: &Generation, error: Error) -> Error {
+        let error = error.of(&self.0.info.label);
+        let lost = matches!(
+            error.fault_class(),
+            Some(FaultClass::SessionLost | FaultClass::ModuleDead)
+        ) || matches!(
+            error,
+            Error::TokenUnavailable { .. } | Error::TokenNotFound { .. }
+        );
+        if lost && generation.break_off() {
+            let reason = chain(&error);
+            tracing::warn!(token = self.0.info.label, reason, "token is lost");
+            self.0.state().reason = reason;
+        }
+        error
+    }
+
+    pub(crate) fn unavailable(&self, reason: &str) -> Error {
+        Error::TokenUnavailable {
+            token: self.0.info.label.clone(),
+            reason: reason.to_owned(),
+        }
+    }
+
+    /// Leaves an object to the workers, for their next job.
+    pub(crate) fn put_back(&self, object: Counted) {
+        let mut trash = self.0.trash.lock().unwrap_or_else(PoisonError::into_inner);
+        trash.push(object);
+        self.0.trash_len.store(trash.len(), Ordering::Release);
+    }
+
+    /// Leaves an object to the workers, and wakes one.
+    pub(crate) fn throw_away(&self, object: Counted) {
+        self.put_back(object);
+        let queues = self.0.queues.lock().unwrap_or_else(PoisonError::into_inner);
+        for queue in queues.iter().filter_map(Weak::upgrade) {
+            queue.wake_for_trash();
+        }
+    }
+
+    pub(crate) fn take_trash(&self) -> Vec<Counted> {
+        if self.0.trash_len.load(Ordering::Acquire) == 0 {
+            return Vec::new();
+        }
+        let mut trash = self.0.trash.lock().unwrap_or_else(PoisonError::into_inner);
+        self.0.trash_len.store(0, Ordering::Release);
+        std::mem::take(&mut trash)
+    }
+
+    /// Makes the queue's workers the ones to be woken for trash.
+    pub(crate) fn served_by(&self, queue: &Arc<Queue>) {
+        let mut queues = self.0.queues.lock().unwrap_or_else(PoisonError::into_inner);
+        queues.retain(|known| known.strong_count() > 0);
+        if !queues
+            .iter()
+            .any(|known| known.as_ptr() == Arc::as_ptr(queue))
+        {
+            queues.push(Arc::downgrade(queue));
+        }
     }
 }
+
+impl Inner {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Token({:?})", self.0.info.label)
+    }
+}
+
+/// The one initialised token that has every attribute the URI names.
+pub(crate) fn find_slot(module: &Module, uri: &Uri) -> Result<(Slot, TokenInfo), Error> {
+    let fits = |wanted: Option<&str>, is: &str| wanted.is_none_or(|wanted| wanted == is);
+    let (mut fitting, others): (Vec<_>, Vec<_>) = module
+        .slots()?
+        .into_iter()
+        .filter(|(_, info)| info.initialized)
+        .partition(|(_, info)| {
+            fits(uri.token(), &info.label)
+                && fits(uri.serial(), &info.serial)
+                && fits(uri.manufacturer(), &info.manufacturer)
+                && fits(uri.model(), &info.model)
+                && uri.slot_id().is_none_or(|id| id == info.slot_id)
+        });
+    let names = |tokens: &[(Slot, TokenInfo)]| {
+        let name =
+            |(_, info): &(Slot, TokenInfo)| format!("`{}` (serial {})", info.label, info.serial);
+        tokens.iter().map(name).collect::<Vec<_>>()
+    };
+    match (fitting.pop(), fitting.is_empty()) {
+        (Some(only), true) => Ok(only),
+        (None, _) => Err(Error::TokenNotFound {
+            wanted: uri.to_string(),
+            found: names(&others),
+        }),
+        (Some(last), false) => {
+            fitting.push(last);
+            Err(Error::TokenAmbiguous {
+                wanted: uri.to_string(),
+                found: names(&fitting),
+            })
+        }
+    }
+}
+
+/// An error with its sources, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    match error.source() {
+        Some(source) => format!("{error}: {}", chain(source)),
+        None => error.to_string(),
+    }
+}
+
+/// A token that is away is asked for no oftener.
+const ATTEMPT_EVERY: Duration = Duration::from_secs(2);
+
+static NEXT_ID: AtomicU64 = AtomicU64::new(1);

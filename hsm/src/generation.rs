@@ -1,0 +1,186 @@
+//! One login at a token: the anchor session that keeps it, and everything that dies with it.
+//!
+//! When the token is lost, the generation is marked broken and `token` makes the next one. Invariant: C_Login is
+//! called once per generation, and never with a PIN that was refused before.
+
+use std::sync::{
+    Arc, Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicBool, AtomicUsize, Ordering},
+};
+
+use cryptoki::{
+    error::{Error as CryptokiError, RvError},
+    object::ObjectHandle,
+    session::{Session, UserType},
+    slot::Slot,
+    types::AuthPin,
+};
+
+use crate::{Error, Module, Pin, TokenInfo, Uri, token};
+
+/// A login and its anchor session.
+pub(crate) struct Generation {
+    pub(crate) number: u64,
+    pub(crate) slot: Slot,
+    /// Closing a token's last session logs out, so this one stays open. It also owns the keys' session copies.
+    anchor: Mutex<Session>,
+    broken: AtomicBool,
+    /// Ephemeral objects made and not yet destroyed.
+    live: AtomicUsize,
+}
+
+/// A session's share of the ephemeral objects: they die with the session that made them.
+pub(crate) struct Owner {
+    pub(crate) generation: Arc<Generation>,
+    objects: AtomicUsize,
+}
+
+/// An ephemeral object, counted until it is destroyed.
+pub(crate) struct Counted {
+    pub(crate) handle: ObjectHandle,
+    pub(crate) owner: Arc<Owner>,
+}
+
+impl Generation {
+    /// Finds the token, opens the anchor session and logs in.
+    pub(crate) fn open(
+        module: &Module,
+        uri: &Uri,
+        pin: &Pin,
+        number: u64,
+    ) -> Result<(Self, TokenInfo), Error> {
+        let opened = Self::open_first(module, uri, pin, number);
+        module.started();
+        opened
+    }
+
+    fn open_first(
+        module: &Module,
+        uri: &Uri,
+        pin: &Pin,
+        number: u64,
+    ) -> Result<(Self, TokenInfo), Error> {
+        let (slot, info) = token::find_slot(module, uri)?;
+        if module.was_refused(&info.serial, pin) {
+            return Err(Error::PinRefused {
+                token: info.label,
+                hint: "",
+            });
+        }
+        let anchor = module
+            .pkcs11()
+            .open_rw_session(slot)
+            .map_err(|source| Error::token("opening a session", source).of(&info.label))?;
+        login(module, &anchor, slot, &info, pin)?;
+        let generation = Self {
+            number,
+            slot,
+            anchor: Mutex::new(anchor),
+            broken: AtomicBool::new(false),
+            live: AtomicUsize::new(0),
+        };
+        Ok((generation, info))
+    }
+
+    pub(crate) fn anchor(&self) -> MutexGuard<'_, Session> {
+        self.anchor.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn is_broken(&self) -> bool {
+        self.broken.load(Ordering::Acquire)
+    }
+
+    /// Marks it broken; true for whoever was first.
+    pub(crate) fn break_off(&self) -> bool {
+        !self.broken.swap(true, Ordering::AcqRel)
+    }
+
+    pub(crate) fn live(&self) -> usize {
+        self.live.load(Ordering::Acquire)
+    }
+}
+
+impl Owner {
+    pub(crate) fn new(generation: Arc<Generation>) -> Arc<Self> {
+        Arc::new(Self {
+            generation,
+            objects: AtomicUsize::new(0),
+        })
+    }
+
+    pub(crate) fn objects(&self) -> usize {
+        self.objects.load(Ordering::Acquire)
+    }
+}
+
+impl Counted {
+    pub(crate) fn new(handle: ObjectHandle, owner: &Arc<Owner>) -> Self {
+        owner.objects.fetch_add(1, Ordering::AcqRel);
+        owner.generation.live.fetch_add(1, Ordering::AcqRel);
+        Self {
+            handle,
+            owner: Arc::clone(owner),
+        }
+    }
+
+    /// To be called when the object is no more.
+    pub(crate) fn gone(self) {
+        self.owner.objects.fetch_sub(1, Ordering::AcqRel);
+        self.owner.generation.live.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// One try. The token's own answer about the tries left goes into the message.
+fn login(
+    module: &Module,
+    session: &Session,
+    slot: Slot,
+    info: &TokenInfo,
+    pin: &Pin,
+) -> Result<(), Error> {
+    if !info.user_pin_set {
+        return Err(Error::UserPinNotSet {
+            token: info.label.clone(),
+        });
+    }
+    if info.user_pin_locked {
+        return Err(Error::PinLocked {
+            token: info.label.clone(),
+        });
+    }
+    let secret = AuthPin::new(pin.expose_secret().into());
+    let source = match session.login(UserType::User, Some(&secret)) {
+        // Another token value of this process holds the login; it is the token's, not the session's.
+        Ok(()) | Err(CryptokiError::Pkcs11(RvError::UserAlreadyLoggedIn, _)) => return Ok(()),
+        Err(source) => source,
+    };
+    match &source {
+        CryptokiError::Pkcs11(RvError::PinLocked, _) => {
+            module.note_refused(&info.serial, pin);
+            Err(Error::PinLocked {
+                token: info.label.clone(),
+            })
+        }
+        CryptokiError::Pkcs11(
+            RvError::PinIncorrect
+            | RvError::PinInvalid
+            | RvError::PinLenRange
+            | RvError::PinExpired,
+            _,
+        ) => {
+            module.note_refused(&info.serial, pin);
+            let now = module.pkcs11().get_token_info(slot);
+            let hint = match now.map(|raw| TokenInfo::new(slot, &raw)) {
+                Ok(now) if now.user_pin_locked => " (it is locked now)",
+                Ok(now) if now.user_pin_final_try => " (one more wrong try locks it)",
+                Ok(now) if now.user_pin_count_low => " (few tries are left)",
+                _ => "",
+            };
+            Err(Error::PinRefused {
+                token: info.label.clone(),
+                hint,
+            })
+        }
+        _ => Err(Error::token("the login", source).of(&info.label)),
+    }
+}
