@@ -1,0 +1,107 @@
+//! One client connection from its first byte to its line in the log.
+//!
+//! The order is the point: handshake, then keys, then the backend, then data. Leaves each step to its own room.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use keyhaven_service::shutdown::Shutdown;
+use keyhaven_types::Identity;
+use tokio::{net::TcpStream, sync::Semaphore, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    backend,
+    client::say_goodbye,
+    config::{Limits, ProxyProtocol},
+    handshake::{Handshake, HandshakeError},
+    pump::{Buffers, Session, Stop, Traffic},
+    record::plain_alert,
+    report::{Report, chain},
+    signers::Signers,
+};
+
+/// What every connection of this proxy shares.
+pub(crate) struct Context {
+    pub(crate) limits: Limits,
+    pub(crate) backend: String,
+    pub(crate) proxy_protocol: ProxyProtocol,
+    pub(crate) identity: Identity,
+    pub(crate) signers: Signers,
+    pub(crate) buffers: Buffers,
+    /// Bounds the outcome reports under way.
+    pub(crate) outcome_permits: Arc<Semaphore>,
+    pub(crate) shutdown: Shutdown,
+    /// Cancelled when connections must end now.
+    pub(crate) cut: CancellationToken,
+}
+
+/// Serves one client.
+pub(crate) async fn serve(context: Arc<Context>, client: TcpStream, peer: SocketAddr) {
+    let mut report = Report::new(peer);
+    // The handshake is most of what this task needs of memory; boxed, it is given back before the data comes.
+    let shaken = Box::pin(handshake(&context, &client, peer, &mut report)).await;
+    let traffic = Traffic::new();
+    let session = match shaken {
+        Ok(unlocked) => {
+            report.established(&unlocked.established);
+            Session::new(&context, &client, &traffic, unlocked)
+        }
+        Err(error) => {
+            let alert = error.alert().map(plain_alert);
+            let is_ours = error.is_ours();
+            let end = chain(&error);
+            report.write(&end, is_ours);
+            if !matches!(error, HandshakeError::Client(_)) {
+                let alert = alert.as_ref().map_or(&[][..], |alert| &alert[..]);
+                say_goodbye(&client, alert).await;
+            }
+            return;
+        }
+    };
+    let ended = match session {
+        Ok(session) => Box::pin(move_data(&context, &client, peer, session)).await,
+        Err(error) => {
+            report.write(&chain(&error), true);
+            return;
+        }
+    };
+    report.bytes_up = traffic.up();
+    report.bytes_down = traffic.down();
+    match ended {
+        Ok(()) => report.write("both sides closed", false),
+        Err(stop) => report.write(&chain(&stop), stop.is_ours()),
+    }
+}
+
+async fn handshake(
+    context: &Context,
+    client: &TcpStream,
+    peer: SocketAddr,
+    report: &mut Report,
+) -> Result<crate::handshake::Unlocked, HandshakeError> {
+    let run = Handshake::new(context, client, peer).run(Instant::now(), report);
+    tokio::select! {
+        unlocked = run => unlocked,
+        () = context.cut.cancelled() => Err(HandshakeError::Stopping),
+    }
+}
+
+async fn move_data(
+    context: &Context,
+    client: &TcpStream,
+    peer: SocketAddr,
+    session: Session<'_>,
+) -> Result<(), Stop> {
+    let header = match context.proxy_protocol {
+        ProxyProtocol::None => None,
+        ProxyProtocol::V2 => {
+            let server = client.local_addr().map_err(Stop::Client)?;
+            Some(backend::proxy_protocol_v2(peer, server))
+        }
+    };
+    let timeout = context.limits.backend_connect_timeout;
+    match backend::connect(&context.backend, timeout, header).await {
+        Ok(backend) => session.run(&backend).await,
+        Err(error) => session.refuse(Stop::BackendConnect(error)).await,
+    }
+}

@@ -1,0 +1,216 @@
+//! What goes to an established connection's client: data, alerts and KeyUpdates, sealed into one bounded buffer.
+//!
+//! Survives being interrupted at any point: what is sealed stays in the buffer, in order, until it is sent. Once
+//! close_notify or a fatal alert is in, nothing else gets in.
+
+use keyhaven_types::{TlsVersion, alert};
+
+use super::{NextKey, RekeyError};
+use crate::record::{
+    Generation, HEADER_LEN, KeyError, PLAINTEXT_MAX, RecordError, WriteKey, content_type,
+};
+
+/// Full records that fit the buffer at once.
+pub const SLOTS: usize = 4;
+/// The most that a record of any version is longer than its plaintext.
+const OVERHEAD_MAX: usize = HEADER_LEN + 8 + 1 + 16;
+/// Room in the buffer for a KeyUpdate and an alert behind full records.
+const RESERVE_LEN: usize = 256;
+/// Length of the one buffer of a direction.
+pub const BUFFER_LEN: usize = SLOTS * (PLAINTEXT_MAX + OVERHEAD_MAX) + RESERVE_LEN;
+/// Records that a key keeps for a KeyUpdate and an alert.
+const RECORDS_RESERVED: u64 = 2;
+const FATAL: u8 = 2;
+const WARNING: u8 = 1;
+
+/// Why something cannot be sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OutboundError {
+    /// The writing side is closed.
+    #[error("the connection's writing side is closed")]
+    Closed,
+    /// Unsent records are in the way.
+    #[error("the send buffer is full")]
+    Full,
+    /// The record cannot be made.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    /// The next key cannot be used.
+    #[error(transparent)]
+    Rekey(#[from] RekeyError),
+}
+
+/// The writing half of an established connection.
+pub struct Outbound {
+    key: WriteKey,
+    version: TlsVersion,
+    records_per_key: u64,
+    buffer: Vec<u8>,
+    sent: usize,
+    filled: usize,
+    is_closed: bool,
+}
+
+impl Outbound {
+    /// Writes with the key of the handshake, at most `records_per_key` records with each key. The buffer is taken
+    /// when there is something to write.
+    pub fn new(key: WriteKey, version: TlsVersion, records_per_key: u64) -> Self {
+        Self {
+            key,
+            version,
+            records_per_key,
+            buffer: Vec::new(),
+            sent: 0,
+            filled: 0,
+            is_closed: false,
+        }
+    }
+
+    /// What is still to be sent.
+    pub fn pending(&self) -> &[u8] {
+        &self.buffer[self.sent..self.filled]
+    }
+
+    /// Notes that the first `bytes` of [`Self::pending`] have been sent.
+    pub fn advance(&mut self, bytes: usize) {
+        self.sent = (self.sent + bytes).min(self.filled);
+        if self.sent == self.filled {
+            self.sent = 0;
+            self.filled = 0;
+        }
+    }
+
+    /// Free places for plaintext, one a record, to be filled in order. Empty while something is pending (there is
+    /// nothing to gain from reading more then) and when the key is spent.
+    pub fn slots(&mut self) -> Vec<&mut [u8]> {
+        if self.is_closed || self.filled > 0 {
+            return Vec::new();
+        }
+        let count = self.data_records_left().min(SLOTS as u64) as usize;
+        let prefix = self.key.prefix_len();
+        let stride = self.stride();
+        self.buffer_mut()
+            .chunks_exact_mut(stride)
+            .take(count)
+            .map(|slot| &mut slot[prefix..prefix + PLAINTEXT_MAX])
+            .collect()
+    }
+
+    /// Seals the first `bytes` of plaintext that were put into [`Self::slots`]. A full record exactly fills its
+    /// place, so that nothing is moved.
+    pub fn seal_slots(&mut self, bytes: usize) -> Result<(), OutboundError> {
+        let stride = self.stride();
+        let mut left = bytes;
+        while left > 0 {
+            let len = left.min(PLAINTEXT_MAX);
+            let place = self
+                .buffer
+                .get_mut(self.filled..self.filled + stride)
+                .ok_or(OutboundError::Full)?;
+            self.filled += self
+                .key
+                .seal_in_place(content_type::APPLICATION_DATA, place, len)?;
+            left -= len;
+        }
+        Ok(())
+    }
+
+    /// Whether the key may protect no more data: `records_per_key` is reached, but for a small reserve.
+    pub fn is_key_spent(&self) -> bool {
+        self.data_records_left() == 0
+    }
+
+    fn data_records_left(&self) -> u64 {
+        self.records_per_key
+            .saturating_sub(self.key.records() + RECORDS_RESERVED)
+    }
+
+    fn stride(&self) -> usize {
+        PLAINTEXT_MAX + self.key.overhead()
+    }
+
+    /// Says under the old key that the next record has the next key (RFC 8446, section 4.6.3), and installs it.
+    pub fn update_key(&mut self, next: NextKey, request_update: bool) -> Result<(), OutboundError> {
+        let key = WriteKey::new(self.version, next.generation, &next.key)
+            .map_err(|_: KeyError| RekeyError::Unfit)?;
+        let is_next = self.key.generation().next() == Some(next.generation);
+        if !is_next || key.is_same_key(&self.key) {
+            return Err(RekeyError::Unfit.into());
+        }
+        self.seal(
+            content_type::HANDSHAKE,
+            &[24, 0, 0, 1, u8::from(request_update)],
+        )?;
+        self.key = key;
+        Ok(())
+    }
+
+    /// Ends the writing side in order.
+    pub fn close_notify(&mut self) -> Result<(), OutboundError> {
+        self.seal(content_type::ALERT, &[WARNING, alert::CLOSE_NOTIFY])?;
+        self.is_closed = true;
+        Ok(())
+    }
+
+    /// Ends the connection with a fatal alert.
+    pub fn fatal_alert(&mut self, description: u8) -> Result<(), OutboundError> {
+        self.seal(content_type::ALERT, &[FATAL, description])?;
+        self.is_closed = true;
+        Ok(())
+    }
+
+    /// Whether nothing more can be written.
+    pub fn is_closed(&self) -> bool {
+        self.is_closed
+    }
+
+    /// Which key is in use.
+    pub fn generation(&self) -> Generation {
+        self.key.generation()
+    }
+
+    /// Gives the buffer back while nothing is pending.
+    pub fn take_buffer(&mut self) -> Vec<u8> {
+        if self.filled > 0 {
+            return Vec::new();
+        }
+        std::mem::take(&mut self.buffer)
+    }
+
+    /// Whether the next record needs a buffer first.
+    pub fn lacks_buffer(&self) -> bool {
+        self.buffer.is_empty()
+    }
+
+    /// Takes a buffer over that [`Self::take_buffer`] gave, of this or of another connection.
+    pub fn give_buffer(&mut self, buffer: Vec<u8>) {
+        if self.buffer.is_empty() {
+            self.buffer = buffer;
+        }
+    }
+
+    fn seal(&mut self, content_type: u8, plaintext: &[u8]) -> Result<(), OutboundError> {
+        if self.is_closed {
+            return Err(OutboundError::Closed);
+        }
+        self.buffer_mut();
+        let prefix = self.key.prefix_len();
+        let end = self.filled + plaintext.len() + self.key.overhead();
+        let place = self
+            .buffer
+            .get_mut(self.filled..end)
+            .ok_or(OutboundError::Full)?;
+        place[prefix..prefix + plaintext.len()].copy_from_slice(plaintext);
+        self.filled += self
+            .key
+            .seal_in_place(content_type, place, plaintext.len())?;
+        Ok(())
+    }
+
+    fn buffer_mut(&mut self) -> &mut [u8] {
+        if self.buffer.len() < BUFFER_LEN {
+            self.buffer.resize(BUFFER_LEN, 0);
+        }
+        &mut self.buffer
+    }
+}
