@@ -26,6 +26,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     dial::{ClientConfig, dial},
+    identity::time_left,
     link::{Frame, FrameReader, LinkError, write_frames},
     tls::chain,
 };
@@ -313,7 +314,12 @@ impl Keeper {
                 return false;
             }
         };
-        let outcome = self.drive(stream).await;
+        let time_left = time_left(stream.get_ref().1.peer_certificates().unwrap_or_default());
+        let outcome = tokio::select! {
+            outcome = self.drive(stream) => outcome,
+            // An identity is not believed longer than its certificate.
+            () = sleep(time_left.unwrap_or(Duration::MAX)) => Err(LinkError::Expired),
+        };
         let worked = self.publish.borrow().link.is_some();
         let why = match outcome {
             Ok(()) => "closed by the signer".to_owned(),

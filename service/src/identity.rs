@@ -3,6 +3,8 @@
 //! Reads the one SPIFFE URI of a leaf certificate. Whether the certificate is to be believed was decided before,
 //! in `tls`. DNS names and addresses are never identities here, whatever CA put them there.
 
+use std::time::{Duration, SystemTime};
+
 use keyhaven_types::{Identity, IdentityError};
 use rustls_pki_types::CertificateDer;
 use x509_parser::{extensions::GeneralName, prelude::FromDer as _, prelude::X509Certificate};
@@ -59,8 +61,13 @@ pub fn peer_identity(chain: &[CertificateDer<'_>]) -> Result<Identity, PeerIdent
     }
 }
 
-/// Seconds since 1970 after which the leaf is no longer valid; none when it cannot be read.
-pub(crate) fn not_after(chain: &[CertificateDer<'_>]) -> Option<i64> {
+/// How long the leaf is still valid; none when it cannot be read.
+pub(crate) fn time_left(chain: &[CertificateDer<'_>]) -> Option<Duration> {
     let (_, certificate) = X509Certificate::from_der(chain.first()?).ok()?;
-    Some(certificate.validity().not_after.timestamp())
+    let end = u64::try_from(certificate.validity().not_after.timestamp()).unwrap_or(0);
+    let now = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .ok()?;
+    // The last second is still valid (RFC 5280, section 4.1.2.5).
+    Some(Duration::from_secs(end.saturating_add(1)).saturating_sub(now))
 }

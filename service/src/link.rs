@@ -35,6 +35,8 @@ pub(crate) enum LinkError {
     Frame(#[from] FrameError),
     #[error("the other end answered something that was not asked")]
     Unasked,
+    #[error("the other end's certificate has expired")]
+    Expired,
     #[error("the other end did not answer a ping in {0:?}")]
     Ping(Duration),
 }

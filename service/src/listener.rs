@@ -27,7 +27,7 @@ use tracing::{Instrument as _, info, info_span, warn};
 
 use crate::{
     credentials::Credentials,
-    identity::{not_after, peer_identity},
+    identity::{peer_identity, time_left},
     server::{Caller, Ends, Handler, ServeLimits, serve},
     shutdown::Shutdown,
     tls,
@@ -196,7 +196,7 @@ impl<H: Handler> Door<H> {
             Err(why) => return warn!(why, "connection refused"),
         };
         let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
-        let not_after = not_after(chain);
+        let time_left = time_left(chain);
         let identity = match peer_identity(chain) {
             Ok(identity) => identity,
             Err(error) => return warn!(%error, "connection refused"),
@@ -214,7 +214,7 @@ impl<H: Handler> Door<H> {
         let ends = Ends {
             stop,
             cut: self.shutdown.cut_token(),
-            not_after,
+            time_left,
         };
         Box::pin(serve(
             stream,

@@ -4,12 +4,7 @@
 //! request means is the handler's business. One invariant: when [`Handler::closed`] is called, no request of
 //! that connection runs any more, so nothing can be left behind for it.
 
-use std::{
-    future::Future,
-    net::SocketAddr,
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
 
 use keyhaven_types::Identity;
 use keyhaven_wire::{ErrorCode, Reply, Request, encode};
@@ -104,8 +99,8 @@ pub(crate) struct Ends {
     pub(crate) stop: CancellationToken,
     /// Close now.
     pub(crate) cut: CancellationToken,
-    /// When the other end's certificate ends, in seconds since 1970.
-    pub(crate) not_after: Option<i64>,
+    /// How long the other end's certificate is still valid.
+    pub(crate) time_left: Option<Duration>,
 }
 
 /// How often a connection that is to end looks whether it is idle.
@@ -236,9 +231,12 @@ impl<H: Handler> Driver<H> {
 
     /// Returns when the connection should end and nothing waits on it.
     async fn drained(&self, ends: &Ends) -> &'static str {
+        // An identity is not believed longer than its certificate.
+        let age_max = self.limits.connection_age_max;
+        let age_max = ends.time_left.map_or(age_max, |left| left.min(age_max));
         let (why, grace) = tokio::select! {
             () = ends.stop.cancelled() => ("stopping", None),
-            () = sleep(self.age_max(ends.not_after)) => ("too old", Some(AGE_GRACE)),
+            () = sleep(age_max) => ("too old", Some(AGE_GRACE)),
         };
         let idle = async {
             let mut ticks = interval(DRAIN_INTERVAL);
@@ -259,20 +257,6 @@ impl<H: Handler> Driver<H> {
             }
         }
         why
-    }
-
-    /// An identity is not believed longer than its certificate.
-    fn age_max(&self, not_after: Option<i64>) -> Duration {
-        let left = not_after.and_then(|end| {
-            let now = SystemTime::now()
-                .duration_since(SystemTime::UNIX_EPOCH)
-                .ok()?;
-            let end = Duration::from_secs(u64::try_from(end).ok()?);
-            Some(end.saturating_sub(now))
-        });
-        left.map_or(self.limits.connection_age_max, |left| {
-            left.min(self.limits.connection_age_max)
-        })
     }
 }
 

@@ -74,3 +74,46 @@ fn filter(section: &LogSection) -> Result<EnvFilter, TelemetryError> {
             source,
         })
 }
+
+#[cfg(test)]
+mod tests {
+    use toml::Spanned;
+
+    use super::*;
+    use crate::config;
+
+    fn section(level: &str) -> LogSection {
+        LogSection {
+            format: LogFormat::Json,
+            level: Spanned::new(0..0, level.to_owned()),
+        }
+    }
+
+    #[test]
+    fn a_bad_filter_is_told_with_its_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log.toml");
+        std::fs::write(&path, "format = \"json\"\nlevel = \"info,,=\"\n").unwrap();
+        let (section, mut problems) = config::read::<LogSection>(&path).unwrap().split();
+        section.check(&mut problems);
+        assert!(
+            problems
+                .to_string()
+                .contains("log.toml:2: `info,,=` is no log filter"),
+            "{problems}"
+        );
+        assert!(matches!(init(&section), Err(TelemetryError::Level { .. })));
+    }
+
+    #[test]
+    fn good_filters_pass_and_the_log_is_set_up_once() {
+        for level in ["info", "keyhaven_hsm=debug,info", "off"] {
+            assert!(filter(&section(level)).is_ok(), "{level}");
+        }
+        init(&section("info")).unwrap();
+        assert!(matches!(
+            init(&section("info")),
+            Err(TelemetryError::Twice(_))
+        ));
+    }
+}

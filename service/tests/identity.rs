@@ -4,7 +4,10 @@
 
 mod common;
 
-use std::sync::{Arc, atomic::Ordering};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use common::{
     Ca, PATIENCE, PROXY, SIGNER, Server, dns_name, identity, loopback, refusal, start, uri_name,
@@ -258,6 +261,7 @@ impl Odd {
 
 #[tokio::test]
 async fn clients_that_are_not_ours_get_no_channel() {
+    common::logged();
     let ca = Ca::new();
     let server = Server::start(ca.credentials(SIGNER)).await;
     let good = || Some(ca.issue(&[uri_name(PROXY)], |_| {}));
@@ -296,6 +300,62 @@ async fn clients_that_are_not_ours_get_no_channel() {
     assert!(dns.contains("ertificate"), "{dns}");
     assert_eq!(server.script.callers.lock().unwrap().len(), 0);
     assert_eq!(server.script.closed.load(Ordering::SeqCst), 0);
+    let stale = ca.issue(&[uri_name(PROXY)], |params| {
+        params.not_before = rcgen::date_time_ymd(2020, 1, 1);
+        params.not_after = rcgen::date_time_ymd(2021, 1, 1);
+    });
+    odd(Some(stale), ours, tls13).refused_by(&server).await;
+    let other_ca = Ca::new();
+    let foreign = other_ca.issue(&[uri_name(PROXY)], |_| {});
+    odd(Some(foreign), ours, tls13).refused_by(&server).await;
+
+    // The signer's log tells each of them apart, with what to do.
+    for told in [
+        "it sent no certificate; both ends need one",
+        "does not speak TLS 1.3",
+        "it does not speak keyhaven/1",
+        "the certificate names 2 URIs",
+        "the certificate names no SPIFFE id",
+        "its certificate has expired; issue a new one",
+        "its certificate does not come from the CA in [identity] ca",
+    ] {
+        common::until(told, || common::logged().contains(told)).await;
+    }
+}
+
+#[tokio::test]
+async fn an_identity_is_not_believed_longer_than_its_certificate() {
+    let ca = Ca::new();
+    let short = |uri: &str| {
+        let now = std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .unwrap();
+        let (chain, key) = ca.issue(&[uri_name(uri)], |params| {
+            params.not_after = rcgen::date_time_ymd(1970, 1, 1) + now + Duration::from_secs(3);
+        });
+        Credentials::load(&chain, &key, &ca.path()).unwrap()
+    };
+    let seen = async |signer, proxy, told| {
+        let server = Server::start(signer).await;
+        let client = server.client(proxy);
+        assert!(client.healthy(PATIENCE).await, "{:?}", client.last_error());
+        common::until(told, || {
+            client.pin().is_none() && client.last_error().is_some_and(|why| why.contains(told))
+        })
+        .await;
+    };
+    tokio::join!(
+        seen(
+            ca.credentials(SIGNER),
+            short(PROXY),
+            "our certificate has expired"
+        ),
+        seen(
+            short(SIGNER),
+            ca.credentials(PROXY),
+            "its certificate has expired"
+        ),
+    );
 }
 
 #[tokio::test]

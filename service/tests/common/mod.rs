@@ -300,3 +300,26 @@ pub async fn refusal(client: &Client) -> String {
     until("a reason", || client.last_error().is_some()).await;
     client.last_error().unwrap()
 }
+
+/// Everything this process has logged since the first call.
+pub fn logged() -> String {
+    use tracing_subscriber::util::SubscriberInitExt as _;
+    static LOG: Mutex<Vec<u8>> = Mutex::new(Vec::new());
+    struct Writer;
+    impl std::io::Write for Writer {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            LOG.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    // A second call in the same process finds the log set up.
+    let _ = tracing_subscriber::fmt()
+        .with_ansi(false)
+        .with_writer(|| Writer)
+        .finish()
+        .try_init();
+    String::from_utf8(LOG.lock().unwrap().clone()).unwrap()
+}
