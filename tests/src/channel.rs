@@ -3,18 +3,79 @@
 //! For the relay and for tests that knock at the signer's door: whoever is at the other end is believed, so
 //! that whatever refuses is the program under test.
 
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
+use std::time::Duration;
 
-use keyhaven_wire::ALPN;
+use keyhaven_wire::{ALPN, Decoder, Reply, Request, encode};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{
-    ClientConfig, DigitallySignedStruct, DistinguishedName, ServerConfig, SignatureScheme,
+    ClientConfig, ClientConnection, DigitallySignedStruct, DistinguishedName, ServerConfig,
+    SignatureScheme, StreamOwned,
 };
 
 use crate::pki::Pair;
+
+/// A connection to the signer, as a proxy or anybody else would have it.
+pub struct Caller {
+    stream: StreamOwned<ClientConnection, TcpStream>,
+    replies: Decoder<Reply>,
+    next_id: u64,
+}
+
+impl Caller {
+    /// Connects with this identity, or with none. A refusal shows at the first call.
+    pub fn connect(signer: SocketAddr, pair: Option<&Pair>) -> Caller {
+        let stream = TcpStream::connect(signer).expect("the signer listens");
+        stream
+            .set_read_timeout(Some(PATIENCE))
+            .expect("a socket has options");
+        stream.set_nodelay(true).expect("a socket has options");
+        let name = ServerName::try_from("signer").expect("a name");
+        let connection = ClientConnection::new(Arc::new(client_config(pair)), name)
+            .expect("a right configuration");
+        Caller {
+            stream: StreamOwned::new(connection, stream),
+            replies: Decoder::new(),
+            next_id: 1,
+        }
+    }
+
+    /// Asks, and waits for the answer.
+    pub fn call(&mut self, request: &Request) -> io::Result<Reply> {
+        let mut frame = Vec::new();
+        encode(self.next_id, request, &mut frame).map_err(io::Error::other)?;
+        self.next_id += 1;
+        self.send(&frame)?;
+        self.receive()
+    }
+
+    /// Sends bytes as they are.
+    pub fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.stream.write_all(bytes)?;
+        self.stream.flush()
+    }
+
+    /// The next answer.
+    pub fn receive(&mut self) -> io::Result<Reply> {
+        loop {
+            if let Some((_, reply)) = self.replies.next().map_err(io::Error::other)? {
+                return Ok(reply);
+            }
+            let mut bytes = [0; 16 * 1024];
+            let count = self.stream.read(&mut bytes)?;
+            if count == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            // Every frame is taken out before more is read, so that there is room.
+            self.replies.push(&bytes[..count]);
+        }
+    }
+}
 
 /// A chain and its key from their files.
 pub fn load(pair: &Pair) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
@@ -145,3 +206,5 @@ impl ClientCertVerifier for AnyClient {
             .supported_schemes()
     }
 }
+
+const PATIENCE: Duration = Duration::from_secs(20);

@@ -38,23 +38,28 @@ struct LogState {
     closed: bool,
 }
 
-/// The program's file: beside the tests, or where `KEYHAVEN_BIN_DIR` says.
+/// The program's file: where `KEYHAVEN_BIN_DIR` says, or among what cargo and `cargo xtask test` have built.
 ///
 /// # Panics
 /// When it is not built.
 pub fn binary(name: &str) -> PathBuf {
     let this = env::current_exe().expect("a running program has a path");
-    let deps = this.parent().unwrap_or(Path::new("/"));
-    let place = match env::var_os("KEYHAVEN_BIN_DIR") {
-        Some(dir) => PathBuf::from(dir).join(name),
-        None => deps.parent().unwrap_or(deps).join(name),
+    // target/debug/deps/TEST
+    let debug = this
+        .parent()
+        .and_then(Path::parent)
+        .unwrap_or(Path::new("/"));
+    let places = match env::var_os("KEYHAVEN_BIN_DIR") {
+        Some(dir) => vec![PathBuf::from(dir)],
+        None => vec![debug.to_path_buf(), debug.join("../test-bins")],
     };
-    assert!(
-        place.exists(),
-        "{} is not built: run `cargo xtask test`, or `cargo build -p keyhaven-signer -p keyhaven-proxy` first",
-        place.display()
-    );
-    place
+    let found = places
+        .iter()
+        .map(|place| place.join(name))
+        .find(|file| file.exists());
+    found.unwrap_or_else(|| {
+        panic!("no program {name} in {places:?}: run `cargo xtask test`, which builds it")
+    })
 }
 
 impl Daemon {

@@ -3,6 +3,7 @@
 //! Leaves its making to `site`. The signer reaches the token through the counting module; when a site ends, every
 //! key that the module saw must have kept its value.
 
+use std::collections::HashSet;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -81,11 +82,31 @@ impl Parts {
         signer
     }
 
-    /// Starts the proxy of the folder's `proxy.toml`.
+    /// Starts the proxy of the folder's `proxy.toml`: the build that notes each nonce.
     pub fn spawn_proxy(&self) -> Daemon {
-        let mut command = Command::new(binary("proxy"));
-        command.arg("--config").arg(self.dir().join("proxy.toml"));
+        self.spawn_proxy_build("proxy-nonce-log")
+    }
+
+    /// Starts another build of the proxy.
+    pub fn spawn_proxy_build(&self, program: &str) -> Daemon {
+        let mut command = Command::new(binary(program));
+        command
+            .arg("--config")
+            .arg(self.dir().join("proxy.toml"))
+            .env("KEYHAVEN_NONCE_LOG", self.dir());
         Daemon::spawn("proxy", &mut command)
+    }
+
+    /// Every (key, nonce) that a proxy of this folder has encrypted under, in the order of use.
+    pub fn nonces(&self) -> Vec<String> {
+        let files = fs::read_dir(self.dir())
+            .expect("the test's folder can be read")
+            .flatten();
+        let logs = files.filter(|file| file.file_name().to_string_lossy().starts_with("nonces-"));
+        let texts = logs.map(|file| fs::read_to_string(file.path()).expect("the log can be read"));
+        texts
+            .flat_map(|text| text.lines().map(str::to_owned).collect::<Vec<_>>())
+            .collect()
     }
 }
 
@@ -131,8 +152,11 @@ impl Site {
         let line = self.signer.wait_for("its counters", |line| {
             line.to_string().contains("\"released\"")
         });
-        move |name| field(&line, name).and_then(|text| text.parse().ok()).unwrap_or(u64::MAX)
-    }
+        move |name| {
+            field(&line, name)
+                .and_then(|text| text.parse().ok())
+                .unwrap_or(u64::MAX)
+        }
     }
 
     /// Every key that the counting module saw has kept its value.
@@ -151,6 +175,15 @@ impl Drop for Site {
     fn drop(&mut self) {
         if !std::thread::panicking() {
             self.check_keys_unreadable();
+            check_nonces_unique(&self.parts.nonces());
         }
+    }
+}
+
+/// No key protects two records with one nonce.
+pub fn check_nonces_unique(nonces: &[String]) {
+    let mut seen = HashSet::new();
+    for used in nonces {
+        assert!(seen.insert(used), "a nonce was used twice: {used}");
     }
 }
