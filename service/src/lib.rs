@@ -9,6 +9,7 @@ pub mod config;
 pub mod shutdown;
 pub mod telemetry;
 
+mod calls;
 mod client;
 mod credentials;
 mod dial;
@@ -18,7 +19,8 @@ mod listener;
 mod server;
 mod tls;
 
-pub use client::{CallError, Client, PinnedConnection};
+pub use calls::CallError;
+pub use client::{Client, PinnedConnection};
 pub use credentials::{Credentials, CredentialsError, CredentialsFile};
 pub use dial::{ClientConfig, DialError};
 pub use identity::{PeerIdentityError, peer_identity};
