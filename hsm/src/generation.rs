@@ -16,14 +16,16 @@ use cryptoki::{
     types::AuthPin,
 };
 
-use crate::{Error, Module, Pin, TokenInfo, Uri, token};
+use crate::{Error, Module, Pin, TokenInfo, Uri, session::OpenSession, token};
 
 /// A login and its anchor session.
 pub(crate) struct Generation {
     pub(crate) number: u64,
     pub(crate) slot: Slot,
     /// Closing a token's last session logs out, so this one stays open. It also owns the keys' session copies.
-    anchor: Mutex<Session>,
+    anchor: Mutex<OpenSession>,
+    module: Module,
+    epoch: u64,
     broken: AtomicBool,
     /// Ephemeral objects made and not yet destroyed.
     live: AtomicUsize,
@@ -49,17 +51,18 @@ impl Generation {
         pin: &Pin,
         number: u64,
     ) -> Result<(Self, TokenInfo), Error> {
-        let opened = Self::open_first(module, uri, pin, number);
+        let opened = Self::open_inside(module, uri, pin, number);
         module.started();
         opened
     }
 
-    fn open_first(
+    fn open_inside(
         module: &Module,
         uri: &Uri,
         pin: &Pin,
         number: u64,
     ) -> Result<(Self, TokenInfo), Error> {
+        let _inside = module.enter()?;
         let (slot, info) = token::find_slot(module, uri)?;
         if module.was_refused(&info.serial, pin) {
             return Err(Error::PinRefused {
@@ -67,27 +70,26 @@ impl Generation {
                 hint: "",
             });
         }
-        let anchor = module
-            .pkcs11()
-            .open_rw_session(slot)
-            .map_err(|source| Error::token("opening a session", source).of(&info.label))?;
+        let anchor = OpenSession::open(module, slot).map_err(|error| error.of(&info.label))?;
         login(module, &anchor, slot, &info, pin)?;
         let generation = Self {
             number,
             slot,
             anchor: Mutex::new(anchor),
+            module: module.clone(),
+            epoch: module.epoch(),
             broken: AtomicBool::new(false),
             live: AtomicUsize::new(0),
         };
         Ok((generation, info))
     }
 
-    pub(crate) fn anchor(&self) -> MutexGuard<'_, Session> {
+    pub(crate) fn anchor(&self) -> MutexGuard<'_, OpenSession> {
         self.anchor.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn is_broken(&self) -> bool {
-        self.broken.load(Ordering::Acquire)
+        self.broken.load(Ordering::Acquire) || self.module.epoch() != self.epoch
     }
 
     /// Marks it broken; true for whoever was first.

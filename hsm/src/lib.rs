@@ -8,6 +8,7 @@ pub mod admin;
 
 mod error;
 mod exchange;
+mod gate;
 mod generation;
 mod kdf;
 mod key;
@@ -18,6 +19,7 @@ mod profile;
 mod queue;
 mod quirks;
 mod selftest;
+mod session;
 mod sign;
 mod spki;
 mod start_lock;

@@ -1,13 +1,17 @@
 //! A PKCS#11 module: found, loaded and initialised once per process.
 //!
 //! Which token is meant, and the login, are the business of `token`. Invariant: C_Initialize is called once per
-//! path, under a lock between processes that is held until the first login, and C_Finalize never: other parts of
-//! the process may still hold sessions, and its end does the same.
+//! path, under a lock between processes that is held until the first login. C_Finalize is called only to start the
+//! module anew when none of its logins works any more, with no other thread inside.
 
 use std::{
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 
 use cryptoki::{
@@ -17,7 +21,12 @@ use cryptoki::{
 };
 use serde::Serialize;
 
-use crate::{Error, TokenFault, start_lock::StartLock};
+use crate::{
+    Error, TokenFault,
+    gate::{Gate, Inside},
+    generation::Generation,
+    start_lock::StartLock,
+};
 
 /// A loaded module. Clones are the same module, and so is every later load of the same file.
 #[derive(Clone)]
@@ -29,6 +38,12 @@ struct Inner {
     start_lock: Mutex<Option<StartLock>>,
     /// Serial numbers and PINs that were refused: none of them is tried again, whoever opens the token.
     refused: Mutex<Vec<(String, crate::Pin)>>,
+    gate: Gate,
+    /// Counts restarts: handles and sessions of another epoch mean nothing.
+    epoch: AtomicU64,
+    logins: Mutex<Vec<Weak<Generation>>>,
+    /// The canonical path, for the start lock.
+    name: PathBuf,
 }
 
 /// What a token says about itself.
@@ -81,7 +96,7 @@ impl Module {
         }
         let pkcs11 = Pkcs11::new(&path).map_err(failed)?;
         let start_lock = StartLock::take(&name);
-        match pkcs11.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK)) {
+        match pkcs11.initialize(arguments()) {
             Ok(()) | Err(CryptokiError::Pkcs11(RvError::CryptokiAlreadyInitialized, _)) => {}
             Err(source) => return Err(failed(source)),
         }
@@ -90,6 +105,10 @@ impl Module {
             pkcs11,
             start_lock: Mutex::new(start_lock),
             refused: Mutex::new(Vec::new()),
+            gate: Gate::default(),
+            epoch: AtomicU64::new(0),
+            logins: Mutex::new(Vec::new()),
+            name: name.clone(),
         }));
         loaded.push((name, module.clone()));
         Ok(module)
@@ -110,6 +129,7 @@ impl Module {
     }
 
     pub(crate) fn slots(&self) -> Result<Vec<(Slot, TokenInfo)>, Error> {
+        let _inside = self.enter()?;
         let slots = self
             .pkcs11()
             .get_slots_with_token()
@@ -129,6 +149,58 @@ impl Module {
 
     pub(crate) fn pkcs11(&self) -> &Pkcs11 {
         &self.0.pkcs11
+    }
+
+    /// To be held during calls into the module, so that it is not restarted under them.
+    pub(crate) fn enter(&self) -> Result<Inside<'_>, Error> {
+        self.0.gate.enter().ok_or_else(|| Error::TokenUnavailable {
+            token: self.name(),
+            reason: "the module is being restarted".to_owned(),
+        })
+    }
+
+    pub(crate) fn epoch(&self) -> u64 {
+        self.0.epoch.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn note_login(&self, generation: &Arc<Generation>) {
+        let mut logins = self.0.logins.lock().unwrap_or_else(PoisonError::into_inner);
+        logins.retain(|login| login.strong_count() > 0);
+        logins.push(Arc::downgrade(generation));
+    }
+
+    /// C_Finalize and C_Initialize, for modules that see a token again in no other way (SoftHSM2 after its folder
+    /// was away). Nothing is done while another login of this process still works: it would be cut off.
+    pub(crate) fn restart(&self) -> bool {
+        {
+            let logins = self.0.logins.lock().unwrap_or_else(PoisonError::into_inner);
+            let works = |login: Arc<Generation>| !login.is_broken();
+            if logins.iter().filter_map(Weak::upgrade).any(works) {
+                return false;
+            }
+        }
+        let Some(_alone) = self.0.gate.shut(RESTART_PATIENCE) else {
+            return false;
+        };
+        let lock = StartLock::take(&self.0.name);
+        self.0.epoch.fetch_add(1, Ordering::AcqRel);
+        if let Err(error) = self.pkcs11().clone().finalize() {
+            tracing::debug!(error = %TokenFault::new(error), "C_Finalize");
+        }
+        match self.pkcs11().initialize(arguments()) {
+            Ok(()) | Err(CryptokiError::Pkcs11(RvError::CryptokiAlreadyInitialized, _)) => {
+                *self
+                    .0
+                    .start_lock
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner) = lock;
+                true
+            }
+            Err(error) => {
+                tracing::warn!(error = %TokenFault::new(error), "the module does not start again");
+                false
+            }
+        }
     }
 
     /// The file's name, for messages.
@@ -187,6 +259,10 @@ impl TokenInfo {
     }
 }
 
+fn arguments() -> CInitializeArgs {
+    CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK)
+}
+
 fn find_softhsm() -> Result<PathBuf, Error> {
     SOFTHSM_PLACES
         .iter()
@@ -196,6 +272,9 @@ fn find_softhsm() -> Result<PathBuf, Error> {
             tried: SOFTHSM_PLACES.iter().map(PathBuf::from).collect(),
         })
 }
+
+/// How long a restart waits for calls that are under way.
+const RESTART_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Loaded modules by canonical path; they stay loaded.
 static LOADED: Mutex<Vec<(PathBuf, Module)>> = Mutex::new(Vec::new());

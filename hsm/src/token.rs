@@ -20,10 +20,12 @@ use cryptoki::{
 
 use crate::{
     Error, FaultClass, Module, Pin, PrivateKey, Profile, TokenInfo, Uri,
+    gate::Inside,
     generation::{Counted, Generation},
     queue::Queue,
     quirks::Quirks,
     selftest,
+    session::OpenSession,
 };
 
 /// A token with its login. Clones are the same token.
@@ -64,6 +66,8 @@ impl Token {
     /// PIN the same PIN is not sent to this token again by this process.
     pub fn open(module: &Module, uri: &Uri, pin: Pin) -> Result<Self, Error> {
         let (generation, info) = Generation::open(module, uri, &pin, 1)?;
+        let generation = Arc::new(generation);
+        module.note_login(&generation);
         let quirks = Quirks::of(&info);
         tracing::debug!(token = info.label, family = quirks.name, "token opened");
         Ok(Self(Arc::new(Inner {
@@ -74,7 +78,7 @@ impl Token {
             info,
             quirks,
             state: Mutex::new(State {
-                current: Arc::new(generation),
+                current: generation,
                 next_attempt: Instant::now(),
                 reconnecting: false,
                 pin_refused: false,
@@ -99,6 +103,7 @@ impl Token {
     /// key is another one.
     pub fn load_key(&self, uri: &Uri, spki_der: &[u8]) -> Result<PrivateKey, Error> {
         let generation = self.generation()?;
+        let _inside = self.enter(&generation)?;
         PrivateKey::load(self, &generation, uri, spki_der)
             .map_err(|error| self.failed(&generation, error))
     }
@@ -110,6 +115,7 @@ impl Token {
     pub fn prove(&self) -> Result<Profile, Error> {
         let generation = self.generation()?;
         let session = self.open_session(&generation)?;
+        let _inside = self.enter(&generation)?;
         Ok(selftest::run(&session, self.quirks()))
     }
 
@@ -119,6 +125,7 @@ impl Token {
     /// Why the token cannot be used now.
     pub fn health(&self) -> Result<(), Error> {
         let generation = self.generation()?;
+        let _inside = self.enter(&generation)?;
         self.check(&generation)
             .map_err(|error| self.failed(&generation, error.of(&self.0.info.label)))
     }
@@ -140,12 +147,7 @@ impl Token {
         if !info.user_pin_set {
             return Err(self.unavailable("its storage cannot be read"));
         }
-        let session = self
-            .0
-            .module
-            .pkcs11()
-            .open_ro_session(generation.slot)
-            .map_err(failed)?;
+        let session = OpenSession::open(&self.0.module, generation.slot)?;
         let state = session.get_session_info().map_err(failed)?.session_state();
         if !matches!(state, SessionState::RwUser | SessionState::RoUser) {
             return Err(self.unavailable("the login is gone"));
@@ -173,19 +175,19 @@ impl Token {
         self.0.quirks
     }
 
-    pub(crate) fn open_session(
-        &self,
-        generation: &Generation,
-    ) -> Result<cryptoki::session::Session, Error> {
-        // Read-write, since some modules derive in no other kind.
-        self.0
-            .module
-            .pkcs11()
-            .open_rw_session(generation.slot)
-            .map_err(|source| {
-                let error = Error::token("opening a session", source);
-                self.failed(generation, error.of(&self.0.info.label))
-            })
+    pub(crate) fn open_session(&self, generation: &Generation) -> Result<OpenSession, Error> {
+        let _inside = self.enter(generation)?;
+        OpenSession::open(&self.0.module, generation.slot)
+            .map_err(|error| self.failed(generation, error))
+    }
+
+    /// To be held during calls that belong to a login: the login is good, and the module stays.
+    pub(crate) fn enter(&self, generation: &Generation) -> Result<Inside<'_>, Error> {
+        let inside = self.0.module.enter()?;
+        if generation.is_broken() {
+            return Err(self.unavailable("it was lost"));
+        }
+        Ok(inside)
     }
 
     /// The current login; a broken one is replaced, at most once in [`ATTEMPT_EVERY`], by whoever comes first.
@@ -202,14 +204,15 @@ impl Token {
         state.next_attempt = Instant::now() + ATTEMPT_EVERY;
         let number = state.current.number + 1;
         drop(state);
-        let opened = Generation::open(&self.0.module, &self.0.uri, &self.0.pin, number);
+        let opened = self.reopen(number);
         let mut state = self.0.state();
         state.reconnecting = false;
         match opened {
-            Ok((generation, _)) => {
+            Ok(generation) => {
                 tracing::info!(token = self.0.info.label, "token is back");
-                state.current = Arc::new(generation);
-                Ok(Arc::clone(&state.current))
+                self.0.module.note_login(&generation);
+                state.current = Arc::clone(&generation);
+                Ok(generation)
             }
             Err(error) => {
                 state.pin_refused =
@@ -223,6 +226,16 @@ impl Token {
                 Err(self.unavailable(&state.reason))
             }
         }
+    }
+
+    /// A new login; when the module does not see the token at all, once more after a restart of the module.
+    fn reopen(&self, number: u64) -> Result<Arc<Generation>, Error> {
+        let open = || Generation::open(&self.0.module, &self.0.uri, &self.0.pin, number);
+        let opened = match open() {
+            Err(error) if is_absent(&error) && self.0.module.restart() => open(),
+            opened => opened,
+        };
+        opened.map(|(generation, _)| Arc::new(generation))
     }
 
     /// Looks at a failure: when it says that the login or the module is lost, the generation is given up.
@@ -333,6 +346,14 @@ pub(crate) fn find_slot(module: &Module, uri: &Uri) -> Result<(Slot, TokenInfo),
             })
         }
     }
+}
+
+/// Failures after which a module may need a restart to see its token again.
+fn is_absent(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::TokenNotFound { .. } | Error::UserPinNotSet { .. }
+    ) || error.fault_class() == Some(FaultClass::ModuleDead)
 }
 
 /// An error with its sources, in one line.

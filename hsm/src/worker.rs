@@ -11,18 +11,16 @@ use std::{
     sync::{Arc, Weak},
 };
 
-use cryptoki::{
-    error::{Error as CryptokiError, RvError},
-    session::Session,
-};
+use cryptoki::error::{Error as CryptokiError, RvError};
 use keyhaven_types::{HashAlgorithm, NamedGroup, Secret, SignatureScheme};
 
 use crate::{
     Error, ExchangeKey, FaultClass, PrivateKey, Token, TokenSecret,
     exchange::{self, Ephemeral},
-    generation::{Counted, Owner},
+    generation::{Counted, Generation, Owner},
     kdf, point,
     queue::Queue,
+    session::OpenSession,
     sign,
     token::Inner as TokenInner,
 };
@@ -38,7 +36,7 @@ pub struct Worker {
 
 struct OwnSession {
     token: Weak<TokenInner>,
-    session: Session,
+    session: OpenSession,
     owner: Arc<Owner>,
 }
 
@@ -233,6 +231,7 @@ impl Worker {
         operation: impl FnOnce(&OwnSession) -> Result<T, Error>,
     ) -> Result<T, Error> {
         let own = self.session(token)?;
+        let _inside = token.enter(&own.owner.generation)?;
         operation(&own).map_err(|error| self.failed(token, &own, error))
     }
 
@@ -252,7 +251,7 @@ impl Worker {
             return Err(lost());
         }
         self.once(object.token(), |own| {
-            if own.owner.generation.number != counted.owner.generation.number {
+            if !Arc::ptr_eq(&own.owner.generation, &counted.owner.generation) {
                 return Err(lost());
             }
             operation(own, counted)
@@ -267,6 +266,10 @@ impl Worker {
             return Ok(Rc::clone(own));
         }
         let generation = token.generation()?;
+        self.open(token, generation)
+    }
+
+    fn open(&self, token: &Token, generation: Arc<Generation>) -> Result<Rc<OwnSession>, Error> {
         let session = token.open_session(&generation)?;
         self.queue.add_token(token);
         token.served_by(&self.queue);
@@ -298,14 +301,18 @@ impl Worker {
 
     /// Destroys an object; gives it back when the token is not there for it.
     fn destroy(&self, token: &Token, object: Counted) -> Option<Counted> {
-        let Ok(own) = self.session(token) else {
+        // Not by way of a reconnection: the object would not live through it.
+        let generation = &object.owner.generation;
+        let own = self.sessions.borrow().get(&token.id()).map(Rc::clone);
+        let own = match own.filter(|own| Arc::ptr_eq(&own.owner.generation, generation)) {
+            Some(own) => Ok(own),
+            None => self.open(token, Arc::clone(generation)),
+        };
+        let (Ok(own), Ok(_inside)) = (own, token.enter(generation)) else {
             return Some(object);
         };
-        if own.owner.generation.number != object.owner.generation.number {
-            object.gone();
-            return None;
-        }
-        match own.session.destroy_object(object.handle) {
+        let destroyed = own.session.destroy_object(object.handle);
+        match destroyed {
             Ok(()) | Err(CryptokiError::Pkcs11(RvError::ObjectHandleInvalid, _)) => {
                 object.gone();
                 None

@@ -5,10 +5,10 @@
 
 use std::sync::MutexGuard;
 
-use cryptoki::{error::Error as CryptokiError, session::Session};
+use cryptoki::error::Error as CryptokiError;
 
 use super::error::AdminError;
-use crate::{Error, Module, Pin, TokenInfo, Uri, generation::Generation};
+use crate::{Error, Module, Pin, TokenInfo, Uri, generation::Generation, session::OpenSession};
 
 /// A token, open for administration.
 pub struct AdminSession {
@@ -39,7 +39,7 @@ impl AdminSession {
     }
 
     /// The session. Not to be asked for again while the guard lives.
-    pub(super) fn session(&self) -> MutexGuard<'_, Session> {
+    pub(super) fn session(&self) -> MutexGuard<'_, OpenSession> {
         self.generation.anchor()
     }
 
