@@ -12,8 +12,8 @@ pub struct ClientHello {
     pub server_name: Option<String>,
     /// Whether TLS 1.3 is offered.
     pub offers_tls13: bool,
-    /// Whether any application protocol is named.
-    pub offers_alpn: bool,
+    /// Application protocols (RFC 7301); `None` when the client names none.
+    pub alpn: Option<Vec<Vec<u8>>>,
     /// Cipher suite code points.
     pub suites: Vec<u16>,
     /// Group code points of `supported_groups`.
@@ -71,7 +71,13 @@ impl ClientHello {
         match kind {
             EXTENSION_SERVER_NAME => self.server_name = host_name(data)?,
             EXTENSION_SUPPORTED_GROUPS => self.groups = Reader(data.vector16()?).u16_list()?,
-            EXTENSION_ALPN => self.offers_alpn = true,
+            EXTENSION_ALPN => {
+                let mut names = Reader(data.vector16()?);
+                let protocols = self.alpn.get_or_insert_default();
+                while !names.0.is_empty() {
+                    protocols.push(names.vector8()?.to_vec());
+                }
+            }
             EXTENSION_SUPPORTED_VERSIONS => {
                 self.offers_tls13 = Reader(data.vector8()?).u16_list()?.contains(&0x0304);
             }
@@ -188,7 +194,7 @@ mod tests {
         let extensions = [
             extension(0, &vector16(&name)),
             extension(10, &vector16(&[0, 0x1d, 0, 0x17])),
-            extension(16, &vector16(&[2, b'h', b'2'])),
+            extension(16, &vector16(b"\x02h2")),
             extension(43, &[4, 3, 4, 3, 3]),
             extension(
                 51,
@@ -222,7 +228,8 @@ mod tests {
             let hello = ClientHello::from_records(&records(&sample(), fragment)).unwrap();
             assert_eq!(hello.server_name.as_deref(), Some("www.example.org"));
             assert_eq!(hello.random, [7; 32]);
-            assert!(hello.offers_tls13 && hello.offers_alpn);
+            assert!(hello.offers_tls13);
+            assert_eq!(hello.alpn, Some(vec![b"h2".to_vec()]));
             assert_eq!(
                 (hello.suites, hello.groups, hello.shares),
                 (vec![0x1301, 0xc02b], vec![0x1d, 0x17], vec![0x1d])

@@ -81,7 +81,7 @@ pub struct Site {
     tls12: CustodyLevel,
     tls13: CustodyLevel,
     exchange: Token,
-    speaks_alpn: bool,
+    alpn: Vec<Vec<u8>>,
     alpn_required: bool,
 }
 
@@ -138,7 +138,7 @@ impl Site {
             tls12,
             tls13,
             exchange: spec.exchange,
-            speaks_alpn: !spec.alpn.is_empty(),
+            alpn: spec.alpn,
             alpn_required: spec.alpn_required,
         })
     }
@@ -151,12 +151,7 @@ impl Site {
     /// Chooses by what the client can do. TLS 1.3: the token's first group among those that the client sent
     /// a share for, because a round trip costs more than any group; else the token's first.
     pub(crate) fn choose(&self, hello: &ClientHello) -> Result<Choice, Refusal> {
-        if self.speaks_alpn && self.alpn_required && !hello.offers_alpn {
-            return Err(Refusal::ours(
-                alert::NO_APPLICATION_PROTOCOL,
-                "the client names no protocol",
-            ));
-        }
+        self.check_alpn(hello)?;
         let is_tls13 =
             hello.offers_tls13 && self.offers.iter().any(|offer| !offer.tls13.is_empty());
         let can = |offer: &&Offer| {
@@ -181,6 +176,23 @@ impl Site {
             exchange,
             is_tls13,
         })
+    }
+}
+
+impl Site {
+    /// rustls would find a protocol that does not fit only after the token has worked (RFC 7301, section 3.2).
+    fn check_alpn(&self, hello: &ClientHello) -> Result<(), Refusal> {
+        let fits = match &hello.alpn {
+            None => !self.alpn_required,
+            Some(offered) => offered.iter().any(|protocol| self.alpn.contains(protocol)),
+        };
+        if fits || self.alpn.is_empty() {
+            return Ok(());
+        }
+        Err(Refusal::ours(
+            alert::NO_APPLICATION_PROTOCOL,
+            "the client speaks none of the site's protocols",
+        ))
     }
 }
 
