@@ -263,7 +263,9 @@ impl Keeper {
                 info!(epoch = link.epoch, "connected");
             }
             if changed && !healthy {
-                warn!("the signer cannot serve: its token does not answer");
+                warn!(
+                    "the signer says that it cannot serve: it stops, or its token does not answer"
+                );
             } else if changed && !first {
                 info!("the signer can serve again");
             }

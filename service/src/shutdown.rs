@@ -193,6 +193,26 @@ mod tests {
         assert!(ended.to_string().contains("1 tasks were cut"));
     }
 
+    #[tokio::test]
+    async fn a_signal_stops_and_a_second_one_cuts() {
+        use rustix::process::{Signal, getpid, kill_process};
+        let shutdown = Shutdown::new();
+        shutdown.listen().unwrap();
+        assert!(!shutdown.is_stopping());
+        kill_process(getpid(), Signal::TERM).unwrap();
+        timeout(Duration::from_secs(20), shutdown.stopping())
+            .await
+            .unwrap();
+        assert!(!shutdown.cut_token().is_cancelled());
+        kill_process(getpid(), Signal::INT).unwrap();
+        timeout(
+            Duration::from_secs(20),
+            shutdown.cut_token().cancelled_owned(),
+        )
+        .await
+        .unwrap();
+    }
+
     #[test]
     fn the_process_is_hardened() {
         assert_eq!(harden(), Vec::<String>::new());
