@@ -191,36 +191,52 @@ fn echo(input: &mut Counted<'_>, mut output: &TcpStream) -> std::io::Result<()> 
 fn http(input: Counted<'_>) -> std::io::Result<()> {
     let output = input.stream;
     let mut input = BufReader::new(input);
-    while let Some((request, body)) = read_request(&mut input)? {
-        let (status, answer) = answer(&request, &body);
+    while let Some(request) = read_request(&mut input)? {
+        let (status, answer) = answer(&request.line, &request.body);
         let head = format!(
             "HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n",
             answer.len()
         );
         (&*output).write_all(&[head.as_bytes(), &answer].concat())?;
+        if request.is_last {
+            break;
+        }
     }
     output.shutdown(Shutdown::Write)
 }
 
-/// The request line and the body; nothing at the end of the stream.
-fn read_request(input: &mut impl BufRead) -> std::io::Result<Option<(String, Vec<u8>)>> {
-    let mut request = String::new();
-    if input.read_line(&mut request)? == 0 {
+struct Request {
+    line: String,
+    body: Vec<u8>,
+    /// `Connection: close`.
+    is_last: bool,
+}
+
+/// The next request; nothing at the end of the stream.
+fn read_request(input: &mut impl BufRead) -> std::io::Result<Option<Request>> {
+    let mut first = String::new();
+    if input.read_line(&mut first)? == 0 {
         return Ok(None);
     }
-    let mut length = 0;
+    let (mut length, mut is_last) = (0, false);
     loop {
         let mut line = String::new();
         if input.read_line(&mut line)? == 0 || line.trim().is_empty() {
             break;
         }
-        if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+        let line = line.to_ascii_lowercase();
+        is_last |= line.starts_with("connection: close");
+        if let Some(value) = line.strip_prefix("content-length:") {
             length = value.trim().parse().unwrap_or(0);
         }
     }
     let mut body = vec![0; length];
     input.read_exact(&mut body)?;
-    Ok(Some((request, body)))
+    Ok(Some(Request {
+        line: first,
+        body,
+        is_last,
+    }))
 }
 
 fn answer(request: &str, body: &[u8]) -> (&'static str, Vec<u8>) {

@@ -118,6 +118,18 @@ pub fn s_client(name: &str, address: SocketAddr, ca: &Path) -> Command {
     command
 }
 
+/// `openssl s_client` that names nobody and checks nothing.
+pub fn s_client_without_name(address: SocketAddr) -> Command {
+    let mut command = Command::new("openssl");
+    command.args([
+        "s_client",
+        "-connect",
+        &address.to_string(),
+        "-noservername",
+    ]);
+    command
+}
+
 /// `gnutls-cli` with a priority string.
 pub fn gnutls(name: &str, address: SocketAddr, ca: &Path, priority: &str) -> Command {
     let mut command = Command::new("gnutls-cli");

@@ -163,11 +163,7 @@ impl Site {
     pub fn check_keys_unreadable(&self) {
         let report = self.shim().report();
         assert!(report.examined() > 0, "no key was examined");
-        assert_eq!(
-            (report.readable(), report.value_asked()),
-            (0, 0),
-            "a key's value could be read, or was asked for"
-        );
+        assert_eq!(report.readable(), 0, "a key's value could be read");
     }
 }
 

@@ -170,18 +170,62 @@ fn alert_at(command: &mut Command) -> String {
 }
 
 #[test]
-fn a_proxy_without_a_good_identity_serves_nobody_and_says_why() {
-    for build in [
-        site("EC:prime256v1").foreign_proxy(),
-        site("EC:prime256v1").proxy_flaw(Flaw::TwoNames),
-    ] {
-        let parts = build.prepare();
-        let signer = parts.spawn_signer();
-        build.write_proxy_config(parts.dir(), &[signer.listening()], parts.backend.address());
-        let mut proxy = parts.spawn_proxy();
-        assert!(!proxy.wait().success());
-        says(&proxy.log().join("\n"), &["proxy.pem"]);
-    }
+fn s6_a_signer_hears_no_proxy_of_a_foreign_ca() {
+    let site = site("EC:prime256v1").foreign_proxy().start();
+    let said = alert_at(&mut clients::s_client(NAME, site.address(), &site.ca()));
+    assert!(said.contains("alert number 80"), "internal_error: {said}");
+    says(
+        &site.proxy.log().join("\n"),
+        &["proxy.pem", "does not come from the CA"],
+    );
+    says(
+        &site.signer.log().join("\n"),
+        &["does not come from the CA"],
+    );
+    assert_eq!(site.backend().connections(), 0);
+}
+
+#[test]
+fn a_proxy_with_two_names_does_not_start() {
+    let build = site("EC:prime256v1").proxy_flaw(Flaw::TwoNames);
+    let parts = build.prepare();
+    build.write_proxy_config(
+        parts.dir(),
+        &["127.0.0.1:1".parse().unwrap()],
+        parts.backend.address(),
+    );
+    let mut proxy = parts.spawn_proxy();
+    assert_eq!(proxy.wait().code(), Some(78));
+    says(&proxy.log().join("\n"), &["proxy.pem", "SPIFFE"]);
+}
+
+#[test]
+fn s6_a_proxy_gives_no_handshake_to_a_signer_of_another_name() {
+    let build = site("EC:prime256v1");
+    let parts = build.prepare();
+    let signer = parts.spawn_signer();
+    build.write_proxy_config(parts.dir(), &[signer.listening()], parts.backend.address());
+    parts.edit("proxy.toml", SIGNER, "spiffe://keyhaven.test/signer/other");
+    let proxy = parts.spawn_proxy();
+    let ca = parts.dir().join("site-ca.pem");
+    let said = alert_at(&mut clients::s_client(NAME, proxy.listening(), &ca));
+    assert!(said.contains("alert number 80"), "internal_error: {said}");
+    says(
+        &proxy.log().join("\n"),
+        &["spiffe://keyhaven.test/signer/main"],
+    );
+}
+
+#[test]
+fn s6_a_proxy_without_a_grant_gets_no_handshake() {
+    let site = site("EC:prime256v1")
+        .proxy_identity("spiffe://keyhaven.test/proxy/edge-2")
+        .start();
+    let said = alert_at(&mut clients::s_client(NAME, site.address(), &site.ca()));
+    assert!(
+        said.contains("alert number 112"),
+        "as for a name that is not there: {said}"
+    );
 }
 
 #[test]
@@ -195,8 +239,7 @@ fn an_unknown_an_unauthorised_and_a_missing_name_look_the_same() {
         let mut command = clients::s_client(name, site.address(), &site.ca());
         seen.push(alert_at(&mut command).contains("alert number 112"));
     }
-    let mut command = clients::s_client(NAME, site.address(), &site.ca());
-    command.arg("-noservername");
+    let mut command = clients::s_client_without_name(site.address());
     seen.push(alert_at(&mut command).contains("alert number 112"));
     assert_eq!(seen, [true, true, true], "unrecognized_name each time");
     assert_eq!(site.backend().connections(), 0);

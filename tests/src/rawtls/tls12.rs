@@ -27,6 +27,7 @@ pub struct Client12 {
     transcript: Vec<u8>,
     key_exchange: Vec<u8>,
     master: Vec<u8>,
+    server_bytes: Vec<u8>,
 }
 
 impl Client12 {
@@ -41,7 +42,8 @@ impl Client12 {
             .to_vec();
         let mut transcript = hello.message(&point);
         stream.write_all(&record(HANDSHAKE, &transcript))?;
-        let (server, exchange) = read_flight(&mut stream, &mut transcript)?;
+        let mut server_bytes = Vec::new();
+        let (server, exchange) = read_flight(&mut stream, &mut transcript, &mut server_bytes)?;
         let peer = UnparsedPublicKey::new(&ECDH_P256, server_key_exchange_point(&exchange)?);
         let shared = agree_ephemeral(private, peer, Unspecified, |shared| Ok(shared.to_vec()))
             .map_err(no_key)?;
@@ -72,7 +74,23 @@ impl Client12 {
             transcript: confirmed,
             key_exchange,
             master,
+            server_bytes,
         })
+    }
+
+    /// The server's flight as it came, records and all.
+    pub fn server_bytes(&self) -> &[u8] {
+        &self.server_bytes
+    }
+
+    /// The messages of the server's flight, each with its kind.
+    pub fn server_messages(&self) -> Vec<(u8, Vec<u8>)> {
+        let mut records = self.server_bytes.as_slice();
+        let mut bytes = Vec::new();
+        while let Ok(incoming) = read_record(&mut records) {
+            bytes.extend(incoming.bytes);
+        }
+        split_messages(&mut bytes)
     }
 
     /// The server's random; it ends with the downgrade sentinel when a TLS 1.3 server speaks TLS 1.2.
@@ -151,10 +169,13 @@ impl Client12 {
 fn read_flight(
     stream: &mut TcpStream,
     transcript: &mut Vec<u8>,
+    bytes: &mut Vec<u8>,
 ) -> Result<(ServerHello, Vec<u8>), Stop> {
     let (mut hello, mut exchange, mut buffer) = (None, None, Vec::new());
     loop {
-        buffer.extend(plain(stream)?.bytes);
+        let incoming = plain(stream)?;
+        bytes.extend(record(HANDSHAKE, &incoming.bytes));
+        buffer.extend(incoming.bytes);
         for (kind, message) in split_messages(&mut buffer) {
             transcript.extend_from_slice(&message);
             match kind {

@@ -3,7 +3,7 @@
 //! After [`Client13::connect`] the write key is the client's handshake key and the read key is the server's
 //! application key, which is what a server uses for the alert that refuses a Finished.
 
-use std::io::Write;
+use std::io::{self, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
@@ -33,16 +33,28 @@ pub struct Client13 {
     client_application: Vec<u8>,
     server_application: Vec<u8>,
     verify_data: Vec<u8>,
+    server_bytes: Vec<u8>,
 }
 
 impl Client13 {
     /// Connects and runs the handshake up to the server's Finished, whose verify_data is checked.
     pub fn connect(address: SocketAddr, hello: &Hello) -> Result<Client13, Stop> {
-        let stream = dial(address)?;
+        Client13::connect_with(address, hello, |stream, message| {
+            stream.write_all(&super::record::record(HANDSHAKE, message))
+        })
+    }
+
+    /// The same, with another way to send the ClientHello.
+    pub fn connect_with(
+        address: SocketAddr,
+        hello: &Hello,
+        send: impl FnOnce(&mut TcpStream, &[u8]) -> io::Result<()>,
+    ) -> Result<Client13, Stop> {
+        let mut stream = dial(address)?;
         let private = ephemeral();
         let point = private.compute_public_key().map_err(no_key)?;
         let message = hello.message(point.as_ref());
-        (&stream).write_all(&super::record::record(HANDSHAKE, &message))?;
+        send(&mut stream, &message)?;
         Client13::go_on(stream, private, message)
     }
 
@@ -52,6 +64,7 @@ impl Client13 {
         hello: Vec<u8>,
     ) -> Result<Client13, Stop> {
         let first = plain(&mut stream)?;
+        let mut server_bytes = super::record::record(HANDSHAKE, &first.bytes);
         let mut transcript = hello;
         transcript.extend_from_slice(&first.bytes);
         let server = ServerHello::parse(&first.bytes)?;
@@ -76,6 +89,7 @@ impl Client13 {
             hash,
             &server_handshake,
             &mut transcript,
+            &mut server_bytes,
         )?;
 
         let main = hash.hmac(&hash.derive_secret(&handshake, "derived", b""), &zeros);
@@ -92,7 +106,13 @@ impl Client13 {
             client_handshake,
             client_application,
             server_application,
+            server_bytes,
         })
+    }
+
+    /// The server's flight as it came, records and all.
+    pub fn server_bytes(&self) -> &[u8] {
+        &self.server_bytes
     }
 
     /// The right verify_data of the client's Finished.
@@ -179,16 +199,21 @@ fn read_flight(
     hash: Hash,
     server_handshake: &[u8],
     transcript: &mut Vec<u8>,
+    bytes: &mut Vec<u8>,
 ) -> Result<(), Stop> {
     let mut buffer = Vec::new();
     loop {
         let incoming = read_record(stream)?;
+        bytes.extend(super::record::record(incoming.kind, &incoming.bytes));
         match incoming.kind {
             CHANGE_CIPHER_SPEC => continue,
             ALERT => return Err(Stop::Alert(incoming.bytes.get(1).copied().unwrap_or(0))),
             _ => {}
         }
         let opened = read.open(incoming)?;
+        if opened.kind == ALERT {
+            return Err(Stop::Alert(opened.bytes.get(1).copied().unwrap_or(0)));
+        }
         if opened.kind != HANDSHAKE {
             return Err(Stop::Nonsense(
                 "no handshake message in the server's flight",
