@@ -361,10 +361,10 @@ impl ResolvesServerCert for Resolver {
             );
             !(is_tls13 && is_pkcs1) && hello.signature_schemes().contains(&rustls_scheme(*scheme))
         };
-        let found = self
-            .keys
-            .iter()
-            .find(|(algorithm, _)| SignatureScheme::of(*algorithm).iter().any(verifies));
+        let found = self.keys.iter().find(|(algorithm, _)| {
+            SignatureScheme::of(*algorithm).iter().any(verifies)
+                && (is_tls13 || takes_curve(*algorithm, hello.named_groups()))
+        });
         match found {
             Some((_, key)) => Some(key.clone()),
             None => refuse(
@@ -373,6 +373,16 @@ impl ResolvesServerCert for Resolver {
             ),
         }
     }
+}
+
+/// In TLS 1.2 an ECDSA key's curve must be among the client's groups (RFC 8422, section 5.1.1).
+fn takes_curve(algorithm: KeyAlgorithm, groups: Option<&[rustls::NamedGroup]>) -> bool {
+    let curve = match algorithm {
+        KeyAlgorithm::EcdsaP256 => NamedGroup::Secp256r1,
+        KeyAlgorithm::EcdsaP384 => NamedGroup::Secp384r1,
+        KeyAlgorithm::Rsa(_) | KeyAlgorithm::Ed25519 => return true,
+    };
+    groups.is_none_or(|groups| groups.contains(&rustls::NamedGroup::from(curve as u16)))
 }
 
 fn refuse(alert: u8, reason: &'static str) -> Option<Arc<CertifiedKey>> {

@@ -22,6 +22,8 @@ const ECDSA_AES_128: u16 = 0xc02b;
 const ECDSA_AES_256: u16 = 0xc02c;
 const ECDSA_CHACHA20: u16 = 0xcca9;
 const RSA_AES_128: u16 = 0xc02f;
+const RSA_AES_256: u16 = 0xc030;
+const RSA_CHACHA20: u16 = 0xcca8;
 
 /// A TLS 1.3 handshake is complete when the client accepts the flight and answers; the alert record under the
 /// refusal key shows that the client and the engine hold the same application key.
@@ -85,9 +87,14 @@ fn s8_tls13_runs_with_every_group_and_suite_at_premaster() {
 #[test]
 fn s1_tls12_runs_with_what_the_token_can_derive_at_premaster() {
     let token = fresh_token!();
-    let bench = Bench::new(&token, &Setup::default());
+    // RSA, because an ECDSA key would ask for its own curve among the client's groups.
+    let setup = Setup {
+        key_type: "rsa:2048",
+        ..Setup::default()
+    };
+    let bench = Bench::new(&token, &setup);
     for group in GROUPS {
-        for suite in [ECDSA_AES_128, ECDSA_CHACHA20] {
+        for suite in [RSA_AES_128, RSA_CHACHA20] {
             let offer = Offer {
                 groups: vec![group],
                 suite: Some(suite),
@@ -99,14 +106,14 @@ fn s1_tls12_runs_with_what_the_token_can_derive_at_premaster() {
     // SoftHSM2 refuses HMAC-SHA384 under a secret of 32 bytes; P-384 gives one of 48.
     let offer = Offer {
         groups: vec![kx_group::SECP384R1],
-        suite: Some(ECDSA_AES_256),
+        suite: Some(RSA_AES_256),
         ..Offer::new(&TLS12)
     };
     assert_tls12(&bench, &offer, CustodyLevel::Premaster);
     for group in [kx_group::SECP256R1, kx_group::X25519] {
         let offer = Offer {
             groups: vec![group],
-            suite: Some(ECDSA_AES_256),
+            suite: Some(RSA_AES_256),
             ..Offer::new(&TLS12)
         };
         assert_refused(&bench, &offer, alert::HANDSHAKE_FAILURE);
@@ -119,6 +126,7 @@ fn signature_level_offers_everything_in_software() {
     let token = fresh_token!();
     let setup = Setup {
         custody_max: CustodyLevel::Signature,
+        key_type: "rsa:2048",
         ..Setup::default()
     };
     let bench = Bench::new(&token, &setup);
@@ -131,7 +139,7 @@ fn signature_level_offers_everything_in_software() {
             };
             assert_tls13(&bench, &offer, CustodyLevel::Signature);
         }
-        for suite in [ECDSA_AES_128, ECDSA_AES_256, ECDSA_CHACHA20] {
+        for suite in [RSA_AES_128, RSA_AES_256, RSA_CHACHA20] {
             let offer = Offer {
                 groups: vec![group],
                 suite: Some(suite),
@@ -139,6 +147,31 @@ fn signature_level_offers_everything_in_software() {
             };
             assert_tls12(&bench, &offer, CustodyLevel::Signature);
         }
+    }
+}
+
+#[test]
+fn an_ecdsa_key_asks_for_its_curve_in_tls12() {
+    let token = fresh_token!();
+    let bench = Bench::new(&token, &Setup::default());
+    for suite in [ECDSA_AES_128, ECDSA_CHACHA20] {
+        let offer = Offer {
+            groups: vec![kx_group::X25519, kx_group::SECP256R1],
+            suite: Some(suite),
+            ..Offer::new(&TLS12)
+        };
+        assert_tls12(&bench, &offer, CustodyLevel::Premaster);
+    }
+    for (group, suite) in [
+        (kx_group::X25519, ECDSA_AES_128),
+        (kx_group::SECP384R1, ECDSA_AES_256),
+    ] {
+        let offer = Offer {
+            groups: vec![group],
+            suite: Some(suite),
+            ..Offer::new(&TLS12)
+        };
+        assert_refused(&bench, &offer, alert::HANDSHAKE_FAILURE);
     }
 }
 

@@ -167,6 +167,14 @@ impl Bench {
     }
 }
 
+impl Drop for Bench {
+    /// SoftHSM2 takes itself apart at the end of the process; no thread may be inside it by then.
+    fn drop(&mut self) {
+        self.runtime
+            .block_on(self.workers.shutdown(Duration::from_secs(20)));
+    }
+}
+
 /// What a client offers.
 pub struct Offer {
     pub version: &'static SupportedProtocolVersion,
