@@ -69,8 +69,6 @@ async fn serve(config: Config, opened: startup::Opened) -> Result<(), DaemonErro
     shutdown
         .listen()
         .map_err(failed("cannot listen for stop signals"))?;
-    let workers = Workers::start(config.threads, config.queue_max)
-        .map_err(failed("cannot start the token threads"))?;
     let seal = match &config.seal_secret {
         Some(secret) => SealKey::new(secret),
         None => SealKey::generate(),
@@ -78,6 +76,14 @@ async fn serve(config: Config, opened: startup::Opened) -> Result<(), DaemonErro
     let seal = seal
         .ok_or("no key for rekey states")
         .map_err(failed("cannot make the seal"))?;
+    let mut listener = ListenerConfig::new(config.listen, config.credentials, vec![Role::Proxy]);
+    listener.connections_max = config.limits.connections_max;
+    let listener = Listener::bind(listener)
+        .await
+        .map_err(failed("cannot listen for proxies"))?;
+    // The last thing that can fail: a module must not be taken apart under a thread that works in it.
+    let workers = Workers::start(config.threads, config.queue_max)
+        .map_err(failed("cannot start the token threads"))?;
     let signer = Arc::new(Signer::new(SignerParts {
         policy: opened.policy,
         workers: workers.clone(),
@@ -87,12 +93,6 @@ async fn serve(config: Config, opened: startup::Opened) -> Result<(), DaemonErro
         lifetime: config.connection_lifetime,
         shutdown: shutdown.clone(),
     }));
-
-    let mut listener = ListenerConfig::new(config.listen, config.credentials, vec![Role::Proxy]);
-    listener.connections_max = config.limits.connections_max;
-    let listener = Listener::bind(listener)
-        .await
-        .map_err(failed("cannot listen for proxies"))?;
     tracing::info!(listening = %listener.local_addr(), "signer is ready");
 
     let sweeper = tokio::spawn(signer.clone().sweep());

@@ -30,7 +30,8 @@ fn every_key_that_is_only_mentioned_is_read_too() {
 }
 
 fn is_key(text: &str) -> bool {
-    text.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')
+    text.bytes()
+        .all(|byte| byte.is_ascii_lowercase() || byte == b'_')
 }
 
 #[test]
@@ -47,7 +48,10 @@ fn check(folder: &Path, text: &str) -> (Option<i32>, String) {
         .args(["--config".as_ref(), file.as_os_str(), "--check".as_ref()])
         .output()
         .unwrap();
-    (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    (
+        output.status.code(),
+        String::from_utf8(output.stderr).unwrap(),
+    )
 }
 
 #[test]
@@ -56,8 +60,14 @@ fn check_says_every_problem_with_its_line_and_the_remedy() {
     let text = ANNOTATED
         .replace("listen = \"127.0.0.1:7443\"", "listen = \"localhost\"")
         .replace("handshakes_max = 256", "handshakes_max = 0")
-        .replace("connection_lifetime_s = 86400", "connection_lifetime_s = 100000")
-        .replace("\"spiffe://keyhaven.test/proxy/edge-1\"", "\"spiffe://keyhaven.test/admin/a\"");
+        .replace(
+            "connection_lifetime_s = 86400",
+            "connection_lifetime_s = 100000",
+        )
+        .replace(
+            "\"spiffe://keyhaven.test/proxy/edge-1\"",
+            "\"spiffe://keyhaven.test/admin/a\"",
+        );
     let (code, said) = check(folder.path(), &text);
     assert_eq!(code, Some(78), "{said}");
     for (needle, remedy) in [
@@ -68,23 +78,40 @@ fn check_says_every_problem_with_its_line_and_the_remedy() {
         ("demo.pem", "PEM chain"),
         ("pki/", ""),
     ] {
-        assert!(said.contains(needle) && said.contains(remedy), "{needle} / {remedy} in:\n{said}");
+        assert!(
+            said.contains(needle) && said.contains(remedy),
+            "{needle} / {remedy} in:\n{said}"
+        );
     }
-    let line = 1 + text.lines().position(|line| line.starts_with("listen")).unwrap();
-    assert!(said.contains(&format!("signer.toml:{line}")), "{line} in:\n{said}");
+    let line = 1 + text
+        .lines()
+        .position(|line| line.starts_with("listen"))
+        .unwrap();
+    assert!(
+        said.contains(&format!("signer.toml:{line}")),
+        "{line} in:\n{said}"
+    );
 }
 
 #[test]
 fn a_pin_in_the_uri_is_refused_and_not_repeated() {
     let folder = tempfile::tempdir().unwrap();
-    let (code, said) =
-        check(folder.path(), &ANNOTATED.replace("pin-source=file:pin", "pin-value=937461"));
+    let (code, said) = check(
+        folder.path(),
+        &ANNOTATED.replace("pin-source=file:pin", "pin-value=937461"),
+    );
     assert_eq!(code, Some(78));
-    assert!(said.contains("pin-value") && !said.contains("937461"), "{said}");
+    assert!(
+        said.contains("pin-value") && !said.contains("937461"),
+        "{said}"
+    );
 }
 
 #[test]
 fn usage_has_its_own_exit_code() {
-    let output = Command::new(env!("CARGO_BIN_EXE_signer")).arg("--nonsense").output().unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_signer"))
+        .arg("--nonsense")
+        .output()
+        .unwrap();
     assert_eq!(output.status.code(), Some(64));
 }
