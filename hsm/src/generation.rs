@@ -51,6 +51,7 @@ impl Generation {
         pin: &Pin,
         number: u64,
     ) -> Result<(Self, TokenInfo), Error> {
+        module.starting();
         let opened = Self::open_inside(module, uri, pin, number);
         module.started();
         opened

@@ -8,11 +8,13 @@ pub mod admin;
 
 mod error;
 mod exchange;
+mod fault;
 mod gate;
 mod generation;
 mod kdf;
 mod key;
 mod module;
+mod percent;
 mod pin;
 mod point;
 mod profile;
@@ -28,8 +30,9 @@ mod uri;
 mod worker;
 mod workers;
 
-pub use error::{Error, FaultClass, TokenFault};
+pub use error::Error;
 pub use exchange::{ExchangeKey, TokenSecret};
+pub use fault::{FaultClass, TokenFault};
 pub use key::PrivateKey;
 pub use module::{Module, TokenInfo};
 pub use pin::{Pin, PinError, PinSource};

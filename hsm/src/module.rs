@@ -1,14 +1,14 @@
 //! A PKCS#11 module: found, loaded and initialised once per process.
 //!
 //! Which token is meant, and the login, are the business of `token`. Invariant: C_Initialize is called once per
-//! path, under a lock between processes that is held until the first login. C_Finalize is called only to start the
+//! path. It and every login happen under a lock between processes. C_Finalize is called only to start the
 //! module anew when none of its logins works any more, with no other thread inside.
 
 use std::{
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, PoisonError, Weak,
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -125,7 +125,10 @@ impl Module {
     /// # Errors
     /// When the slots cannot be listed at all.
     pub fn tokens(&self) -> Result<Vec<TokenInfo>, Error> {
-        Ok(self.slots()?.into_iter().map(|(_, info)| info).collect())
+        let found = self.slots();
+        // Whoever only looks must not keep others from starting; a login takes the lock again.
+        self.started();
+        Ok(found?.into_iter().map(|(_, info)| info).collect())
     }
 
     pub(crate) fn slots(&self) -> Result<Vec<(Slot, TokenInfo)>, Error> {
@@ -189,11 +192,7 @@ impl Module {
         }
         match self.pkcs11().initialize(arguments()) {
             Ok(()) | Err(CryptokiError::Pkcs11(RvError::CryptokiAlreadyInitialized, _)) => {
-                *self
-                    .0
-                    .start_lock
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner) = lock;
+                *self.lock_slot() = lock;
                 true
             }
             Err(error) => {
@@ -209,10 +208,22 @@ impl Module {
         name.to_string_lossy().into_owned()
     }
 
-    /// Lets other processes start: to be called after the first login, whether it went well or not.
+    /// Keeps other processes from starting, from before a login until [`Module::started`].
+    pub(crate) fn starting(&self) {
+        let mut lock = self.lock_slot();
+        if lock.is_none() {
+            *lock = StartLock::take(&self.0.name);
+        }
+    }
+
+    /// Lets other processes start: to be called after a login, whether it went well or not.
     pub(crate) fn started(&self) {
-        let lock = &self.0.start_lock;
-        drop(lock.lock().unwrap_or_else(PoisonError::into_inner).take());
+        drop(self.lock_slot().take());
+    }
+
+    fn lock_slot(&self) -> MutexGuard<'_, Option<StartLock>> {
+        let slot = &self.0.start_lock;
+        slot.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn was_refused(&self, serial: &str, pin: &crate::Pin) -> bool {

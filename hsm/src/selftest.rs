@@ -286,3 +286,104 @@ const EMS_LABEL: &[u8] = b"extended master secret";
 const SALT: [u8; 48] = *b"keyhaven self-test: a salt that is not a secret!";
 /// A leading zero is missed with a chance of 1 in e^8.
 const TRIES_MAX: usize = 2048;
+
+#[cfg(test)]
+mod tests {
+    use cryptoki::{
+        mechanism::Mechanism,
+        object::{KeyType, ObjectClass},
+    };
+
+    use super::*;
+    use crate::{Module, TokenInfo, session::OpenSession, token};
+
+    fn open(test: &keyhaven_softhsm_test::TestToken) -> (OpenSession, TokenInfo) {
+        let module = Module::load(Some(test.module())).unwrap();
+        let (slot, info) = token::find_slot(&module, &test.uri().parse().unwrap()).unwrap();
+        (OpenSession::open(&module, slot).unwrap(), info)
+    }
+
+    fn profile() -> Profile {
+        Profile {
+            tls12: CustodyLevel::Signature,
+            tls13: CustodyLevel::Signature,
+            groups: Vec::new(),
+            prf: Vec::new(),
+            extract: Vec::new(),
+            checks: Vec::new(),
+        }
+    }
+
+    /// The attack must be able to succeed, or its failure proves nothing.
+    #[test]
+    fn a_readable_secret_is_noticed() {
+        let test = keyhaven_softhsm_test::fresh_token!();
+        let (session, info) = open(&test);
+        for (sensitive, extractable) in [(false, true), (true, true), (false, false), (true, false)]
+        {
+            let template = [
+                Attribute::Class(ObjectClass::SECRET_KEY),
+                Attribute::KeyType(KeyType::GENERIC_SECRET),
+                Attribute::ValueLen(32.into()),
+                Attribute::Token(false),
+                Attribute::Private(false),
+                Attribute::Sensitive(sensitive),
+                Attribute::Extractable(extractable),
+            ];
+            let object = session
+                .generate_key(&Mechanism::GenericSecretKeyGen, &template)
+                .unwrap();
+            let mut run = Run {
+                session: &session,
+                quirks: Quirks::of(&info),
+                profile: profile(),
+            };
+            let hidden = run.attack("attack".to_owned(), object);
+            assert_eq!(
+                hidden,
+                sensitive && !extractable,
+                "{:?}",
+                run.profile.checks
+            );
+            // PKCS#11: refused when it is sensitive or not extractable.
+            assert_eq!(run.is_readable(object), !sensitive && extractable);
+        }
+    }
+
+    #[test]
+    fn a_module_that_derives_in_the_host_proves_nothing() {
+        let test = keyhaven_softhsm_test::fresh_token!();
+        let (session, _) = open(&test);
+        let info = TokenInfo {
+            manufacturer: "Yubico (www.yubico.com)".to_owned(),
+            model: "YubiHSM".to_owned(),
+            ..TokenInfo::default()
+        };
+        let profile = run(&session, Quirks::of(&info));
+        assert_eq!(
+            (profile.tls12, profile.tls13),
+            (CustodyLevel::Signature, CustodyLevel::Signature)
+        );
+        assert!(profile.groups.is_empty() && profile.checks.iter().any(|check| !check.passed));
+    }
+
+    /// A mechanism that is not there is a failed check and no claim.
+    #[test]
+    fn what_the_token_cannot_make_is_not_claimed() {
+        let test = keyhaven_softhsm_test::fresh_token!();
+        let (session, _) = open(&test);
+        // The standard's way of making X25519 pairs, which SoftHSM2 does not know.
+        let profile = run(&session, Quirks::of(&TokenInfo::default()));
+        assert_eq!(
+            profile.groups,
+            [NamedGroup::Secp256r1, NamedGroup::Secp384r1]
+        );
+        assert!(
+            profile
+                .extract
+                .iter()
+                .all(|(group, _)| *group != NamedGroup::X25519)
+        );
+        assert_eq!(profile.tls13, CustodyLevel::Premaster);
+    }
+}

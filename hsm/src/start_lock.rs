@@ -1,4 +1,4 @@
-//! A lock between processes around C_Initialize and the first C_Login.
+//! A lock between processes around C_Initialize and each C_Login.
 //!
 //! SoftHSM2 processes that start at once disturb each other: C_Login then fails with CKR_USER_PIN_NOT_INITIALIZED
 //! for good. The lock only orders starts; it protects no secret. Invariant: it never keeps a process from

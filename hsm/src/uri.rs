@@ -10,7 +10,7 @@ use std::{
     str::FromStr,
 };
 
-use crate::pin::PinSource;
+use crate::{percent, pin::PinSource};
 
 /// The longest URI that is read, in bytes.
 const URI_BYTES_MAX: usize = 4096;
@@ -157,7 +157,7 @@ impl Uri {
             "model" => set_text(&mut self.model, "model", value),
             "serial" => set_text(&mut self.serial, "serial", value),
             "object" => set_text(&mut self.object, "object", value),
-            "id" => set(&mut self.id, "id", decode("id", value)?),
+            "id" => set(&mut self.id, "id", bytes("id", value)?),
             "type" => set(&mut self.class, "type", class(value)?),
             "slot-id" => {
                 self.warnings
@@ -254,13 +254,13 @@ impl fmt::Display for Uri {
         for (name, value) in texts {
             if let Some(value) = value {
                 write!(f, "{separator}{name}=")?;
-                encode(f, value.as_bytes(), false)?;
+                percent::encode(f, value.as_bytes(), false)?;
                 separator = ";";
             }
         }
         if let Some(id) = &self.id {
             write!(f, "{separator}id=")?;
-            encode(f, id, true)?;
+            percent::encode(f, id, true)?;
             separator = ";";
         }
         if let Some(class) = self.class {
@@ -369,46 +369,12 @@ fn set_text(place: &mut Option<String>, name: &'static str, value: &str) -> Resu
     set(place, name, value)
 }
 
+fn bytes(name: &'static str, value: &str) -> Result<Vec<u8>, UriError> {
+    percent::decode(value).ok_or(UriError::Encoding { name })
+}
+
 fn text(name: &'static str, value: &str) -> Result<String, UriError> {
-    String::from_utf8(decode(name, value)?).map_err(|_| UriError::Utf8 { name })
-}
-
-fn decode(name: &'static str, value: &str) -> Result<Vec<u8>, UriError> {
-    let bad = || UriError::Encoding { name };
-    let mut bytes = value.bytes();
-    let mut out = Vec::with_capacity(value.len());
-    while let Some(byte) = bytes.next() {
-        match byte {
-            b'%' => {
-                let mut digit = || bytes.next().and_then(hex_digit).ok_or_else(bad);
-                let (high, low) = (digit()?, digit()?);
-                out.push(high << 4 | low);
-            }
-            // RFC 7512 wants more encoded than people do: a space or a `"` is let through, controls are not.
-            0..=0x1f | 0x7f | b'#' => return Err(bad()),
-            other => out.push(other),
-        }
-    }
-    Ok(out)
-}
-
-fn hex_digit(byte: u8) -> Option<u8> {
-    char::from(byte)
-        .to_digit(16)
-        .and_then(|digit| u8::try_from(digit).ok())
-}
-
-/// Percent-encodes all that is not unreserved; ids are encoded whole, as other tools print them.
-fn encode(f: &mut fmt::Formatter<'_>, bytes: &[u8], all: bool) -> fmt::Result {
-    for &byte in bytes {
-        let plain = byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~');
-        if plain && !all {
-            write!(f, "{}", char::from(byte))?;
-        } else {
-            write!(f, "%{byte:02X}")?;
-        }
-    }
-    Ok(())
+    String::from_utf8(bytes(name, value)?).map_err(|_| UriError::Utf8 { name })
 }
 
 #[cfg(test)]

@@ -67,6 +67,33 @@ fn a_wrong_pin_is_tried_once() {
     open_with(&test, &test.uri(), test.pin()).unwrap();
 }
 
+/// SoftHSM2 processes that start at once disturb each other: without the lock one in seven cannot log in.
+#[test]
+fn many_processes_may_start_at_once() {
+    let test = fresh_token!();
+    if std::env::var_os(STARTER).is_some() {
+        for _ in 0..3 {
+            open(&test).health().unwrap();
+        }
+        return;
+    }
+    let children: Vec<_> = (0..12)
+        .map(|_| {
+            std::process::Command::new(std::env::current_exe().unwrap())
+                .args(["--exact", "many_processes_may_start_at_once"])
+                .env(STARTER, "1")
+                .spawn()
+                .unwrap()
+        })
+        .collect();
+    for mut child in children {
+        assert!(child.wait().unwrap().success());
+    }
+}
+
+/// Tells a process of that test that it is one of the many.
+const STARTER: &str = "KEYHAVEN_TEST_STARTER";
+
 #[test]
 fn a_module_is_loaded_once() {
     let test = fresh_token!();
@@ -76,6 +103,11 @@ fn a_module_is_loaded_once() {
     );
     assert_eq!(a.tokens().unwrap(), b.tokens().unwrap());
     assert_eq!(a.path(), b.path());
+    let other = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "many_processes_may_start_at_once"])
+        .env(STARTER, "1")
+        .status();
+    assert!(other.unwrap().success());
 }
 
 #[test]
