@@ -11,7 +11,7 @@ use keyhaven_wire::{
     HandshakeReply, Locked, Message, Next, REKEY_STATE_BYTES_MAX, Rekey, Rekeyed, Reply, Request,
     Start, TrafficKey, encode,
 };
-use proptest::{collection::vec, prelude::*};
+use proptest::{collection::vec, prelude::*, test_runner::FileFailurePersistence};
 use strategies::{reply, request};
 
 fn frame<T: Message>(id: u64, message: &T) -> Vec<u8> {
@@ -76,7 +76,11 @@ fn cut_short_gives_nothing<T: Message>(message: &T) -> Result<(), TestCaseError>
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 96, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: 96,
+        failure_persistence: Some(Box::new(FileFailurePersistence::WithSource("regressions"))),
+        ..ProptestConfig::default()
+    })]
 
     #[test]
     fn requests_survive_the_way(messages in vec(request(), 1..6), piece in 1..5000_usize) {
