@@ -1,1 +1,119 @@
+//! The annotated file is a configuration, and every mistake in it is found with its line.
 
+use std::path::{Path, PathBuf};
+
+use super::*;
+
+/// A folder with an identity and this configuration.
+struct Folder {
+    folder: tempfile::TempDir,
+}
+
+impl Folder {
+    fn new(text: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let pki = folder.path().join("pki");
+        std::fs::create_dir(&pki).unwrap();
+        let ca_key = rcgen::KeyPair::generate().unwrap();
+        let mut ca = rcgen::CertificateParams::default();
+        ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let ca_certificate = ca.self_signed(&ca_key).unwrap();
+        let issuer = rcgen::Issuer::new(ca, ca_key);
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut leaf = rcgen::CertificateParams::default();
+        leaf.subject_alt_names = vec![rcgen::SanType::URI(
+            "spiffe://keyhaven.test/proxy/one".try_into().unwrap(),
+        )];
+        let leaf = leaf.signed_by(&key, &issuer).unwrap();
+        write_private(&pki.join("proxy.key"), &key.serialize_pem());
+        std::fs::write(pki.join("proxy.pem"), leaf.pem()).unwrap();
+        std::fs::write(pki.join("ca.pem"), ca_certificate.pem()).unwrap();
+        std::fs::write(folder.path().join("proxy.toml"), text).unwrap();
+        Self { folder }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.folder.path().join("proxy.toml")
+    }
+}
+
+fn write_private(path: &Path, text: &str) {
+    use std::os::unix::fs::OpenOptionsExt;
+    let file = std::fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(path);
+    std::io::Write::write_all(&mut file.unwrap(), text.as_bytes()).unwrap();
+}
+
+fn annotated() -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../config/proxy.toml");
+    std::fs::read_to_string(path).unwrap()
+}
+
+fn error(text: &str) -> String {
+    match Config::read(&Folder::new(text).path()) {
+        Ok(_) => panic!("it was accepted"),
+        Err(error) => error.to_string(),
+    }
+}
+
+#[test]
+fn the_annotated_file_is_a_configuration_with_its_defaults() {
+    let folder = Folder::new(&annotated());
+    let (config, _) = Config::read(&folder.path())
+        .map_err(|error| error.to_string())
+        .unwrap();
+    let without_limits: String = {
+        let text = annotated();
+        let start = text.find("[limits]").unwrap();
+        text[..start].to_owned()
+    };
+    let folder = Folder::new(&without_limits);
+    let (defaults, _) = Config::read(&folder.path())
+        .map_err(|error| error.to_string())
+        .unwrap();
+    assert_eq!(
+        format!("{:?}", config.limits),
+        format!("{:?}", defaults.limits)
+    );
+    assert_eq!(config.signers.len(), 1);
+    assert_eq!(config.proxy_protocol, ProxyProtocol::None);
+}
+
+#[test]
+fn every_problem_is_named_with_its_line() {
+    let text = annotated()
+        .replace("127.0.0.1:8443", "here")
+        .replace("127.0.0.1:8080", "127.0.0.1")
+        .replace("keyhaven.test/signer/main", "keyhaven.test/proxy/main")
+        .replace("records_per_key = 16000000", "records_per_key = 16777216")
+        .replace("connections_max = 10000", "connections_max = 0");
+    let error = error(&text);
+    for (line, text) in text
+        .lines()
+        .enumerate()
+        .map(|(line, text)| (line + 1, text))
+    {
+        let is_wrong = [
+            "\"here\"",
+            "\"127.0.0.1\"",
+            "/proxy/main\"",
+            "= 16777216",
+            "_max = 0",
+        ]
+        .iter()
+        .any(|wrong| text.ends_with(wrong));
+        let is_named = error.contains(&format!("proxy.toml:{line}:"));
+        assert_eq!(is_named, is_wrong, "{line}: {text}\n{error}");
+    }
+}
+
+#[test]
+fn unknown_keys_and_missing_signers_are_refused() {
+    assert!(error(&annotated().replace("[limits]", "[limits]\nspeed = 9")).contains("speed"));
+    let text = annotated().replace("[[signer]]", "[[signer_old]]");
+    assert!(error(&text).contains("signer_old"));
+}

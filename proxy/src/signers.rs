@@ -198,7 +198,8 @@ impl Signers {
             return links;
         }
         let mut returning = JoinSet::new();
-        for client in self.clients.iter().cloned() {
+        for client in &self.clients {
+            let client = client.clone();
             returning.spawn(async move { client.healthy(RETURN_TIMEOUT).await });
         }
         while let Some(is_back) = returning.join_next().await {

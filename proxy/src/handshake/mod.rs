@@ -199,7 +199,7 @@ impl<'a> Handshake<'a> {
             let expect = match reply.next {
                 Next::More(expect) => expect,
                 Next::Refused { alert } => {
-                    outcome.is_known();
+                    outcome.leave_known();
                     return Err(HandshakeError::SignerRefused(alert));
                 }
                 Next::Locked(locked) => {
@@ -207,7 +207,7 @@ impl<'a> Handshake<'a> {
                     return self.unlock(&begun, outcome, &flight, locked).await;
                 }
                 Next::Open(established) => {
-                    outcome.is_known();
+                    outcome.leave_known();
                     return self.opened(begun.signer, *established);
                 }
             };

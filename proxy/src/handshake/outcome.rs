@@ -38,7 +38,7 @@ impl Outcome {
     }
 
     /// The signer knows the end already.
-    pub(super) fn is_known(mut self) {
+    pub(super) fn leave_known(mut self) {
         self.open = None;
     }
 }

@@ -53,7 +53,7 @@ impl Handshake<'_> {
             Err(error) => return Err(error),
         };
         if self.refuse(begun, refused.alert).await {
-            outcome.is_known();
+            outcome.leave_known();
         }
         Err(HandshakeError::RefusedSealed(refused))
     }

@@ -1,0 +1,264 @@
+//! Handshakes through a whole proxy: the lock, the alerts, the outcome, failover, limits and deadlines.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod support;
+
+use std::{sync::atomic::Ordering::SeqCst, time::Duration};
+
+use keyhaven_proxy::config::{Limits, ProxyProtocol};
+use keyhaven_types::alert;
+use keyhaven_wire::ErrorCode;
+use support::{
+    Client, FLIGHT, House, VERIFY_DATA, client_hello, handshake_record, limits, read_flight,
+    read_to_end, until,
+};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+#[tokio::test]
+async fn a_right_finished_opens_the_lock_and_is_proven() {
+    let mut house = House::new(limits()).await;
+    let (mut client, mut backend) = house.established().await;
+    client.send_data(b"ping").await;
+    let mut got = [0; 4];
+    backend.read_exact(&mut got).await.unwrap();
+    backend.write_all(b"pong").await.unwrap();
+    assert_eq!(
+        (&got, client.receive_exactly(4).await.as_slice()),
+        (b"ping", &b"pong"[..])
+    );
+    until(|| house.signers[0].proven.load(SeqCst) == 1).await;
+    assert_eq!(house.signers[0].aborted.load(SeqCst), 0);
+}
+
+#[tokio::test]
+async fn a_wrong_finished_gets_the_sealed_alert_and_reaches_nothing() {
+    let mut house = House::new(limits()).await;
+    let mut client = Client::finish(house.connect().await, &[0x5b; 32]).await;
+    let alert = client.receive().await;
+    assert_eq!(alert, Some((21, vec![2, alert::DECRYPT_ERROR])));
+    assert_eq!(client.receive().await, None);
+    assert!(house.backend.try_recv().is_err());
+    assert_eq!(
+        *house.signers[0].refused.lock().unwrap(),
+        [alert::DECRYPT_ERROR]
+    );
+    assert_eq!(house.signers[0].proven.load(SeqCst), 0);
+}
+
+#[tokio::test]
+async fn a_malformed_finished_gets_its_own_alert() {
+    let house = House::new(limits()).await;
+    let wrong_type = [&[15, 0, 0, 32][..], &VERIFY_DATA].concat();
+    let too_long = [&[20, 0, 0, 32][..], &VERIFY_DATA, &[0]].concat();
+    for (record, alert) in [
+        (handshake_record(22, &wrong_type), alert::UNEXPECTED_MESSAGE),
+        (handshake_record(22, &too_long), alert::UNEXPECTED_MESSAGE),
+        (handshake_record(22, &[20, 0, 0, 31]), alert::DECODE_ERROR),
+        (handshake_record(23, b"early"), alert::UNEXPECTED_MESSAGE),
+        (
+            [&[23, 3, 3, 0, 40][..], &[0; 40]].concat(),
+            alert::BAD_RECORD_MAC,
+        ),
+        (vec![23, 3, 3, 0x41, 1], alert::RECORD_OVERFLOW),
+        ([20, 3, 3, 0, 1, 1].repeat(3), alert::UNEXPECTED_MESSAGE),
+    ] {
+        let mut stream = house.connect().await;
+        stream.write_all(&client_hello()).await.unwrap();
+        read_flight(&mut stream).await;
+        stream.write_all(&record).await.unwrap();
+        // The alert is sealed by the signer; its record is all that arrives.
+        let sealed = read_to_end(&mut stream).await;
+        assert_eq!((sealed.len(), sealed[0]), (5 + 2 + 1 + 16, 23));
+        let refused = house.signers[0].refused.lock().unwrap().pop();
+        assert_eq!(refused, Some(alert));
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_is_reported_without_a_proof() {
+    let mut house = House::new(limits()).await;
+    for last_word in [&[][..], &[21, 3, 3, 0, 2, 2, 48]] {
+        let mut stream = house.connect().await;
+        stream.write_all(&client_hello()).await.unwrap();
+        read_flight(&mut stream).await;
+        stream.write_all(last_word).await.unwrap();
+        drop(stream);
+    }
+    until(|| house.signers[0].aborted.load(SeqCst) == 2).await;
+    assert_eq!(house.signers[0].proven.load(SeqCst), 0);
+    assert!(house.backend.try_recv().is_err());
+}
+
+#[tokio::test]
+async fn what_is_no_tls_gets_an_alert() {
+    let house = House::new(limits()).await;
+    for (bytes, alert) in [
+        (
+            &b"GET / HTTP/1.1\r\nHost: example.org\r\n\r\n"[..],
+            alert::UNEXPECTED_MESSAGE,
+        ),
+        (&[0x80, 0x2e, 1, 0, 2, 0, 0], alert::PROTOCOL_VERSION),
+        (&[22, 3, 1, 0x41, 0], alert::RECORD_OVERFLOW),
+        (&[22, 3, 1, 0, 5, 1, 1, 0, 0, 0], alert::DECODE_ERROR),
+    ] {
+        let mut stream = house.connect().await;
+        stream.write_all(bytes).await.unwrap();
+        assert_eq!(read_to_end(&mut stream).await, [21, 3, 3, 0, 2, 2, alert]);
+    }
+    assert_eq!(house.signers[0].starts.load(SeqCst), 0);
+}
+
+#[tokio::test]
+async fn a_second_hello_follows_a_retry_without_what_stands_between() {
+    let mut house = House::new(limits()).await;
+    house.signers[0].retry.store(true, SeqCst);
+    let mut stream = house.connect().await;
+    stream.write_all(&client_hello()).await.unwrap();
+    read_flight(&mut stream).await;
+    stream.write_all(&[20, 3, 3, 0, 1, 1]).await.unwrap();
+    let _client = Client::finish(stream, &VERIFY_DATA).await;
+    house.backend.recv().await.unwrap();
+    assert_eq!(
+        *house.signers[0].continued.lock().unwrap(),
+        [client_hello()]
+    );
+}
+
+#[tokio::test]
+async fn tls_12_takes_two_calls_and_keeps_what_follows() {
+    let mut house = House::new(limits()).await;
+    house.signers[0].tls12.store(true, SeqCst);
+    let mut stream = house.connect().await;
+    stream.write_all(&client_hello()).await.unwrap();
+    read_flight(&mut stream).await;
+    let flight = [
+        &[22, 3, 3, 0, 1, 16][..],
+        &[20, 3, 3, 0, 1, 1],
+        &[22, 3, 3, 0, 2, 9, 9],
+    ]
+    .concat();
+    let mut client = Client::tls12(stream);
+    let mut data = Vec::new();
+    client.write.seal(23, b"at once", &mut data).unwrap();
+    client
+        .stream
+        .write_all(&[flight.clone(), data].concat())
+        .await
+        .unwrap();
+    let mut backend = house.backend.recv().await.unwrap();
+    let mut got = [0; 7];
+    backend.read_exact(&mut got).await.unwrap();
+    assert_eq!(&got, b"at once");
+    assert_eq!(*house.signers[0].continued.lock().unwrap(), [flight]);
+    read_flight(&mut client.stream).await;
+    backend.write_all(b"answer").await.unwrap();
+    assert_eq!(client.receive_exactly(6).await, b"answer");
+}
+
+#[tokio::test]
+async fn another_signer_stands_in_before_anything_was_sent() {
+    let mut house = House::with(limits(), 2, ProxyProtocol::None, true).await;
+    *house.signers[0].start_error.lock().unwrap() = Some(ErrorCode::Busy);
+    until_both_are_connected(&house).await;
+    let (_client, _backend) = house.established().await;
+    until(|| house.signers[1].proven.load(SeqCst) == 1).await;
+    *house.signers[0].start_error.lock().unwrap() = None;
+    let (_client, _backend) = house.established().await;
+    until(|| house.signers[0].proven.load(SeqCst) == 1).await;
+}
+
+/// Handshakes until the first signer was asked and refused, and the second was asked, too.
+async fn until_both_are_connected(house: &House) {
+    while house.signers[0].starts.load(SeqCst) == 0 || house.signers[1].starts.load(SeqCst) == 0 {
+        let mut stream = house.connect().await;
+        stream.write_all(&client_hello()).await.unwrap();
+        let mut first = [0; 7];
+        stream.read_exact(&mut first).await.unwrap();
+    }
+    house.signers[1].proven.store(0, SeqCst);
+}
+
+#[tokio::test]
+async fn without_a_signer_the_client_gets_internal_error() {
+    let house = House::new(limits()).await;
+    house.stop_signers().await;
+    let mut stream = house.connect().await;
+    stream.write_all(&client_hello()).await.unwrap();
+    let answer = read_to_end(&mut stream).await;
+    assert_eq!(answer, [21, 3, 3, 0, 2, 2, alert::INTERNAL_ERROR]);
+}
+
+#[tokio::test]
+async fn a_signer_that_denies_gives_internal_error_at_the_client() {
+    let house = House::new(limits()).await;
+    *house.signers[0].start_error.lock().unwrap() = Some(ErrorCode::Denied);
+    let mut stream = house.connect().await;
+    stream.write_all(&client_hello()).await.unwrap();
+    let answer = read_to_end(&mut stream).await;
+    assert_eq!(answer, [21, 3, 3, 0, 2, 2, alert::INTERNAL_ERROR]);
+}
+
+#[tokio::test]
+async fn a_dead_backend_is_an_alert_after_the_handshake() {
+    let house = House::with(limits(), 1, ProxyProtocol::None, false).await;
+    let mut client = Client::finish(house.connect().await, &VERIFY_DATA).await;
+    let alert = client.receive().await;
+    assert_eq!(alert, Some((21, vec![2, alert::INTERNAL_ERROR])));
+    assert_eq!(client.receive().await, None);
+}
+
+#[tokio::test]
+async fn the_backend_learns_the_client_by_proxy_protocol() {
+    let mut house = House::with(limits(), 1, ProxyProtocol::V2, true).await;
+    let (client, mut backend) = house.established().await;
+    let mut header = [0; 28];
+    backend.read_exact(&mut header).await.unwrap();
+    assert_eq!(&header[..16], b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c");
+    let port = client.stream.local_addr().unwrap().port();
+    assert_eq!(header[24..26], port.to_be_bytes());
+}
+
+#[tokio::test]
+async fn slow_clients_are_closed() {
+    let quick = Limits {
+        client_hello_timeout: Duration::from_millis(50),
+        handshake_timeout: Duration::from_millis(100),
+        ..limits()
+    };
+    let house = House::new(quick).await;
+    let mut stream = house.connect().await;
+    stream.write_all(&client_hello()[..20]).await.unwrap();
+    let answer = read_to_end(&mut stream).await;
+    assert_eq!(answer, [21, 3, 3, 0, 2, 2, alert::USER_CANCELED]);
+
+    let mut stream = house.connect().await;
+    stream.write_all(&client_hello()).await.unwrap();
+    let answer = read_to_end(&mut stream).await;
+    assert!(
+        answer.starts_with(FLIGHT) || answer.len() == 7,
+        "{answer:?}"
+    );
+}
+
+#[tokio::test]
+async fn too_many_connections_are_refused_with_an_alert_and_room_comes_back() {
+    let small = Limits {
+        connections_max: 1,
+        ..limits()
+    };
+    let mut house = House::new(small).await;
+    let (client, backend) = house.established().await;
+    let mut stream = house.connect().await;
+    let answer = read_to_end(&mut stream).await;
+    assert_eq!(answer, [21, 3, 3, 0, 2, 2, alert::INTERNAL_ERROR]);
+    drop((client, backend));
+    loop {
+        let mut stream = house.connect().await;
+        stream.write_all(&client_hello()).await.unwrap();
+        let mut first = [0];
+        stream.read_exact(&mut first).await.unwrap();
+        if first == FLIGHT[..1] {
+            return;
+        }
+    }
+}
