@@ -1,0 +1,328 @@
+//! The doctor on one token: module, token folder, PIN and its source, login, keys, certificates, levels.
+//!
+//! Each step stands on the one before, so it stops at the first that fails. Invariant: the PIN is not sent when the
+//! token says that it is the last try or that it is locked.
+
+use std::{
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+};
+
+use keyhaven_hsm::{
+    Module, TokenInfo,
+    admin::{AdminSession, KeyEntry},
+};
+use x509_parser::parse_x509_certificate;
+
+use super::finding::Findings;
+use crate::admin::{args::TokenArgs, cert, select::Selected, text};
+
+/// Days before a certificate's end when the doctor begins to speak of it.
+pub(super) const EXPIRY_WARNING_DAYS: i64 = 30;
+
+/// Examines the token that the options name.
+pub(super) fn examine(args: &TokenArgs, findings: &mut Findings) {
+    let selected = match Selected::new(args) {
+        Ok(selected) => selected,
+        Err(failure) => {
+            findings.failure("module and token", failure);
+            look_at_softhsm(findings);
+            return;
+        }
+    };
+    let subject = format!("token `{}`", text::clean(&selected.info.label));
+    findings.good(
+        "module",
+        format!("{} is loaded", selected.module.path().display()),
+    );
+    module_file(&selected.module, findings);
+    look_at_softhsm(findings);
+    findings.good(&subject, format!("found, serial {}", selected.info.serial));
+    if let Some(session) = log_in(&selected, &subject, findings) {
+        keys(&session, &subject, findings);
+    }
+}
+
+fn module_file(module: &Module, findings: &mut Findings) {
+    if let Ok(metadata) = module.path().metadata()
+        && metadata.mode() & 0o022 != 0
+    {
+        findings.problem(
+            "module",
+            format!(
+                "{} can be changed by others than its owner",
+                module.path().display()
+            ),
+            format!("chmod go-w {}", module.path().display()),
+        );
+    }
+}
+
+/// SoftHSM2's own configuration and token folder, which it never complains about in words.
+fn look_at_softhsm(findings: &mut Findings) {
+    let (path, named) = match std::env::var_os("SOFTHSM2_CONF") {
+        Some(path) => (PathBuf::from(path), true),
+        None => (PathBuf::from("/etc/softhsm/softhsm2.conf"), false),
+    };
+    let subject = "SoftHSM2 configuration";
+    let content = match std::fs::read_to_string(&path) {
+        Ok(content) => content,
+        Err(_) if !named => return,
+        Err(error) => {
+            findings.problem(
+                subject,
+                format!(
+                    "$SOFTHSM2_CONF names {}, which cannot be read: {error}",
+                    path.display()
+                ),
+                "correct the variable where the signer is started, or the file's permissions",
+            );
+            return;
+        }
+    };
+    let folder = content.lines().find_map(|line| {
+        let (name, value) = line.split_once('=')?;
+        (name.trim() == "directories.tokendir").then(|| PathBuf::from(value.trim()))
+    });
+    match folder {
+        Some(folder) => token_folder(&folder, &path, findings),
+        None => findings.problem(
+            subject,
+            format!("{} has no line directories.tokendir", path.display()),
+            "add `directories.tokendir = /var/lib/softhsm/tokens`",
+        ),
+    }
+}
+
+fn token_folder(folder: &Path, configuration: &Path, findings: &mut Findings) {
+    let subject = "token folder";
+    match folder.metadata() {
+        Err(error) => findings.problem(
+            subject,
+            format!(
+                "{} (from {}) cannot be opened: {error}",
+                folder.display(),
+                configuration.display()
+            ),
+            "make the folder, owned by the user that runs the signer, with mode 0700",
+        ),
+        Ok(metadata) if !metadata.is_dir() => findings.problem(
+            subject,
+            format!("{} is not a folder", folder.display()),
+            "name a folder in directories.tokendir",
+        ),
+        Ok(metadata) if metadata.mode() & 0o007 != 0 => findings.warning(
+            subject,
+            format!(
+                "{} is open to every user (mode {:04o})",
+                folder.display(),
+                metadata.mode() & 0o7777
+            ),
+            format!("chmod o-rwx {}", folder.display()),
+        ),
+        Ok(_) => findings.good(subject, format!("{} is there", folder.display())),
+    }
+}
+
+/// Judges the PIN's state and source before it is used, then logs in once.
+fn log_in(selected: &Selected, subject: &str, findings: &mut Findings) -> Option<AdminSession> {
+    if !may_try(&selected.info, subject, findings) {
+        return None;
+    }
+    let pin = match selected.pin() {
+        Ok(pin) => pin,
+        Err(failure) => {
+            findings.failure("PIN source", failure);
+            return None;
+        }
+    };
+    findings.good(
+        "PIN source",
+        "a PIN is there, and only its owner can read it",
+    );
+    match selected.open_with(&pin) {
+        Ok(session) => {
+            findings.good(subject, "the PIN is right");
+            levels(selected, pin, subject, findings);
+            Some(session)
+        }
+        Err(failure) => {
+            findings.failure(subject, failure);
+            None
+        }
+    }
+}
+
+fn may_try(info: &TokenInfo, subject: &str, findings: &mut Findings) -> bool {
+    if !info.user_pin_set {
+        findings.problem(
+            subject,
+            "no user PIN is set",
+            "signer-admin token init --label … sets one (and destroys what the token holds)",
+        );
+    } else if info.user_pin_locked {
+        findings.problem(
+            subject,
+            "the user PIN is locked; it was not tried",
+            "let the security officer set a new one with the vendor's tool",
+        );
+    } else if info.user_pin_final_try {
+        findings.problem(
+            subject,
+            "one more wrong PIN locks the token; the PIN was not tried",
+            "make sure of the PIN, then log in by hand: signer-admin token status",
+        );
+    } else {
+        if info.user_pin_count_low {
+            findings.warning(
+                subject,
+                "wrong PINs were given since the last good one",
+                "find out who tries: another program may have an old PIN",
+            );
+        }
+        return true;
+    }
+    false
+}
+
+fn levels(selected: &Selected, pin: keyhaven_hsm::Pin, subject: &str, findings: &mut Findings) {
+    let proven = selected
+        .open_token(pin)
+        .and_then(|token| token.prove().map_err(Into::into));
+    match proven {
+        Ok(profile) => findings.good(
+            subject,
+            format!(
+                "custody: {} for TLS 1.3, {} for TLS 1.2 (signer-admin custody says more)",
+                profile.tls13, profile.tls12
+            ),
+        ),
+        Err(failure) => findings.failure(subject, failure),
+    }
+}
+
+fn keys(session: &AdminSession, subject: &str, findings: &mut Findings) {
+    let keys = match session.keys() {
+        Ok(keys) => keys,
+        Err(error) => return findings.failure(subject, error),
+    };
+    if keys.is_empty() {
+        findings.warning(
+            subject,
+            "it has no private key",
+            "signer-admin key generate makes one, signer-admin key import takes one",
+        );
+    }
+    for key in &keys {
+        one_key(session, key, &keys, findings);
+    }
+    certificates(session, &keys, findings);
+}
+
+/// Attributes, twins, and whether the key signs.
+pub(super) fn one_key(
+    session: &AdminSession,
+    key: &KeyEntry,
+    keys: &[KeyEntry],
+    findings: &mut Findings,
+) {
+    let subject = format!("key {}", text::clean(&key.to_text()));
+    let twins = keys
+        .iter()
+        .filter(|other| other.name.label == key.name.label)
+        .count();
+    if twins > 1 {
+        findings.warning(
+            &subject,
+            format!("{twins} private keys have this label"),
+            "name the key by id= in signer.toml, or delete the other",
+        );
+    }
+    for weakness in key.flags.weaknesses() {
+        findings.warning(
+            &subject,
+            weakness,
+            "make a new key with signer-admin key generate: what a key may do is fixed when it is made",
+        );
+    }
+    if key.algorithm.is_none() || key.spki.is_none() {
+        findings.warning(
+            &subject,
+            "it is of no kind that is served, or has no public part in the token",
+            "signer-admin key show shows what is known of it",
+        );
+        return;
+    }
+    match session.sign(key, b"keyhaven: the doctor asks for a signature") {
+        Ok(_) => findings.good(
+            &subject,
+            format!(
+                "{}, signs rightly; {}",
+                text::kind_of(key),
+                text::origin(&key.flags)
+            ),
+        ),
+        Err(error) => findings.failure(&subject, error),
+    }
+}
+
+fn certificates(session: &AdminSession, keys: &[KeyEntry], findings: &mut Findings) {
+    let certificates = match session.certificates() {
+        Ok(certificates) => certificates,
+        Err(error) => return findings.failure("certificates in the token", error),
+    };
+    for certificate in certificates
+        .iter()
+        .filter(|certificate| !certificate.name.id.is_empty())
+    {
+        let subject = format!(
+            "certificate object `{}`",
+            text::clean(&certificate.name.label)
+        );
+        expiry(&subject, &certificate.der, findings);
+        let key = keys.iter().find(|key| key.name.id == certificate.name.id);
+        if let (Some(key), Ok((_, parsed))) = (key, parse_x509_certificate(&certificate.der))
+            && key.spki.as_deref() != Some(parsed.public_key().raw)
+        {
+            findings.problem(
+                &subject,
+                "it does not belong to the key with its id",
+                "store the right one: signer-admin cert import",
+            );
+        }
+    }
+}
+
+/// Whether a certificate is at its end.
+pub(super) fn expiry(subject: &str, der: &[u8], findings: &mut Findings) {
+    let Ok((_, certificate)) = parse_x509_certificate(der) else {
+        findings.problem(
+            subject,
+            "it cannot be read",
+            "put a whole certificate in its place",
+        );
+        return;
+    };
+    let days = cert::seconds_left(&certificate).div_euclid(86_400);
+    if days < 0 {
+        findings.problem(
+            subject,
+            format!("it expired {} days ago", -days),
+            "renew it: signer-admin key csr makes the request",
+        );
+    } else if days < EXPIRY_WARNING_DAYS {
+        findings.warning(
+            subject,
+            format!("it expires in {days} days"),
+            "renew it: signer-admin key csr makes the request",
+        );
+    } else if cert::seconds_since_start(&certificate) < 0 {
+        findings.problem(
+            subject,
+            "it is not valid yet",
+            "check the machine's clock, and the certificate's dates",
+        );
+    } else {
+        findings.good(subject, format!("valid for {days} more days"));
+    }
+}
