@@ -143,10 +143,7 @@ impl Token {
     fn check(&self, generation: &Generation) -> Result<(), Error> {
         let operation = "a check of the token";
         let failed = |source| Error::token(operation, source);
-        let (_, info) = find_slot(&self.0.module, &self.0.uri)?;
-        if !info.user_pin_set {
-            return Err(self.unavailable("its storage cannot be read"));
-        }
+        self.is_seen()?;
         let session = OpenSession::open(&self.0.module, generation.slot)?;
         let state = session.get_session_info().map_err(failed)?.session_state();
         if !matches!(state, SessionState::RwUser | SessionState::RoUser) {
@@ -157,6 +154,24 @@ impl Token {
             Attribute::Token(true),
         ];
         session.find_objects(&template).map_err(failed).map(drop)
+    }
+
+    /// Whether the module still sees the token. While another process logs in, SoftHSM2 writes the token's file
+    /// and sees none for a moment, so that one look is not enough.
+    fn is_seen(&self) -> Result<(), Error> {
+        let mut looks_left = LOOKS;
+        loop {
+            looks_left -= 1;
+            let seen = match find_slot(&self.0.module, &self.0.uri) {
+                Ok((_, info)) if info.user_pin_set => return Ok(()),
+                Ok(_) => self.unavailable("its storage cannot be read"),
+                Err(error) => error,
+            };
+            if looks_left == 0 {
+                return Err(seen);
+            }
+            std::thread::sleep(LOOK_PAUSE);
+        }
     }
 
     pub(crate) fn inner(&self) -> &Arc<Inner> {
@@ -366,5 +381,9 @@ fn chain(error: &dyn std::error::Error) -> String {
 
 /// A token that is away is asked for no oftener.
 const ATTEMPT_EVERY: Duration = Duration::from_secs(2);
+
+/// Looks at a token that seems to be gone, and the pause between them: far longer than a file is written.
+const LOOKS: u32 = 5;
+const LOOK_PAUSE: Duration = Duration::from_millis(20);
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
