@@ -74,6 +74,9 @@ pub trait Handler: Send + Sync + 'static {
 pub struct ServeLimits {
     /// Requests at work at once; while so many are, no further one is read.
     pub in_flight: usize,
+    /// Of these, handshake steps, which take time in a token; more are answered "busy" at once, so that the quick
+    /// requests behind them (pings, outcomes, next keys) are not kept waiting.
+    pub handshakes: usize,
     /// How long the next whole request may take to come; clients ping more often than this.
     pub idle_timeout: Duration,
     /// How long the other end may leave a reply unread.
@@ -86,6 +89,7 @@ impl Default for ServeLimits {
     fn default() -> Self {
         Self {
             in_flight: 128,
+            handshakes: 128,
             idle_timeout: Duration::from_secs(30),
             write_timeout: Duration::from_secs(10),
             connection_age_max: Duration::from_secs(24 * 60 * 60),
@@ -131,6 +135,7 @@ pub(crate) async fn serve<S, H>(
         limits,
         replies,
         permits: Arc::new(Semaphore::new(limits.in_flight)),
+        handshakes: Arc::new(Semaphore::new(limits.handshakes)),
         tasks: TaskTracker::new(),
         cut: ends.cut.child_token(),
     };
@@ -181,6 +186,7 @@ struct Driver<H> {
     limits: ServeLimits,
     replies: mpsc::Sender<Frame>,
     permits: Arc<Semaphore>,
+    handshakes: Arc<Semaphore>,
     tasks: TaskTracker,
     cut: CancellationToken,
 }
@@ -216,9 +222,10 @@ impl<H: Handler> Driver<H> {
             _permit: permit,
         };
         let (caller, handler, cut) = (self.caller.clone(), self.handler.clone(), self.cut.clone());
+        let place = self.place_for(&request);
         let work = async move {
             let reply = tokio::select! {
-                reply = handler.call(caller, request) => reply,
+                reply = call(handler, caller, request, place) => reply,
                 () = cut.cancelled() => {
                     debug!("cut");
                     Reply::Error(ErrorCode::Unavailable)
@@ -227,6 +234,19 @@ impl<H: Handler> Driver<H> {
             answer.send(&reply, &cut).await;
         };
         self.tasks.spawn(work.instrument(span));
+    }
+
+    /// A handshake step needs a place of its own; anything else is quick.
+    fn place_for(&self, request: &Request) -> Place {
+        match request {
+            Request::Start(_) | Request::Continue(_) => {
+                match self.handshakes.clone().try_acquire_owned() {
+                    Ok(permit) => Place::Taken(permit),
+                    Err(_) => Place::None,
+                }
+            }
+            _ => Place::NotNeeded,
+        }
     }
 
     /// Returns when the connection should end and nothing waits on it.
@@ -257,6 +277,30 @@ impl<H: Handler> Driver<H> {
             }
         }
         why
+    }
+}
+
+/// Whether a request may be worked on now.
+enum Place {
+    NotNeeded,
+    Taken(OwnedSemaphorePermit),
+    None,
+}
+
+async fn call<H: Handler>(
+    handler: Arc<H>,
+    caller: Arc<Caller>,
+    request: Request,
+    place: Place,
+) -> Reply {
+    match place {
+        Place::None => Reply::Error(ErrorCode::Busy),
+        Place::NotNeeded => handler.call(caller, request).await,
+        Place::Taken(permit) => {
+            let reply = handler.call(caller, request).await;
+            drop(permit);
+            reply
+        }
     }
 }
 

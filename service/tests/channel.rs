@@ -312,6 +312,39 @@ async fn more_callers_than_places_are_refused() {
 }
 
 #[tokio::test]
+async fn one_identity_takes_no_more_than_its_share_of_the_places() {
+    let ca = Ca::new();
+    let server = Server::with(ca.credentials(SIGNER), ServeLimits::default(), |config| {
+        config.connections_max = 8;
+    })
+    .await;
+    let _first = connected(&server, &ca).await;
+    let _second = connected(&server, &ca).await;
+    let third = server.client(ca.credentials(PROXY));
+    common::refusal(&third).await;
+    let other = server.client(ca.credentials("spiffe://keyhaven.test/proxy/other"));
+    assert!(other.healthy(PATIENCE).await);
+}
+
+#[tokio::test]
+async fn handshakes_over_the_limit_are_busy_and_hold_nothing_up() {
+    let ca = Ca::new();
+    let limits = ServeLimits {
+        handshakes: 0,
+        ..ServeLimits::default()
+    };
+    let server = Server::with(ca.credentials(SIGNER), limits, |_| {}).await;
+    let client = connected(&server, &ca).await;
+    let reply = client.call(start("c"), PATIENCE).await;
+    assert!(
+        matches!(reply, Ok(Reply::Error(ErrorCode::Busy))),
+        "{reply:?}"
+    );
+    let reply = client.call(Request::Ping, PATIENCE).await;
+    assert!(matches!(reply, Ok(Reply::Pong)), "{reply:?}");
+}
+
+#[tokio::test]
 async fn many_calls_from_many_tasks_all_come_back() {
     let ca = Ca::new();
     let server = Server::start(ca.credentials(SIGNER)).await;
