@@ -5,6 +5,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -185,6 +186,31 @@ impl Daemon {
             .unwrap_or(0)
     }
 
+    /// Whether any part of its writable memory holds these bytes; nothing when its memory cannot be read, which
+    /// needs the privileges of a debugger.
+    pub fn memory_holds(&self, bytes: &[u8]) -> Option<bool> {
+        let maps = fs::read_to_string(format!("/proc/{}/maps", self.pid())).ok()?;
+        let memory = fs::File::open(format!("/proc/{}/mem", self.pid())).ok()?;
+        let mut pages_read = false;
+        for line in maps.lines().filter(|line| {
+            line.split(' ')
+                .nth(1)
+                .is_some_and(|flags| flags.starts_with("rw"))
+        }) {
+            let (from, to) = line.split(' ').next()?.split_once('-')?;
+            let from = u64::from_str_radix(from, 16).ok()?;
+            let mut region = vec![0; (u64::from_str_radix(to, 16).ok()? - from) as usize];
+            // Some regions are the kernel's own.
+            if memory.read_exact_at(&mut region, from).is_ok() {
+                pages_read = true;
+                if contains(&region, bytes) {
+                    return Some(true);
+                }
+            }
+        }
+        pages_read.then_some(false)
+    }
+
     /// Whether it still runs.
     pub fn is_running(&mut self) -> bool {
         self.ended.is_none() && matches!(self.child.try_wait(), Ok(None))
@@ -278,6 +304,21 @@ impl Log {
     fn lock(&self) -> MutexGuard<'_, LogState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether `bytes` are somewhere in `haystack`.
+pub fn contains(haystack: &[u8], bytes: &[u8]) -> bool {
+    let Some(first) = bytes.first() else {
+        return true;
+    };
+    let mut rest = haystack;
+    while let Some(at) = rest.iter().position(|byte| byte == first) {
+        if rest[at..].starts_with(bytes) {
+            return true;
+        }
+        rest = &rest[at + 1..];
+    }
+    false
 }
 
 /// A text field of a log line, at any depth.

@@ -150,7 +150,7 @@ impl Site {
     pub fn signer_counters(&mut self) -> impl Fn(&str) -> u64 + use<> {
         self.signer.stop();
         let line = self.signer.wait_for("its counters", |line| {
-            line.to_string().contains("\"released\"")
+            line.to_string().contains("\"message\":\"counters\"")
         });
         move |name| {
             field(&line, name)

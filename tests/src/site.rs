@@ -6,7 +6,7 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use keyhaven_softhsm_test::TestToken;
 
@@ -33,6 +33,8 @@ pub struct Builder {
     proxy_identity: String,
     foreign_proxy: bool,
     log_level: &'static str,
+    program: &'static str,
+    imported: Option<PathBuf>,
     signer_env: Vec<(String, String)>,
 }
 
@@ -61,6 +63,8 @@ pub fn empty_site() -> Builder {
         proxy_identity: PROXY.to_owned(),
         foreign_proxy: false,
         log_level: "info",
+        program: "proxy-nonce-log",
+        imported: None,
         signer_env: Vec::new(),
     }
 }
@@ -152,6 +156,18 @@ impl Builder {
         self
     }
 
+    /// Another build of the proxy; the one that notes each nonce unless said.
+    pub fn program(mut self, program: &'static str) -> Builder {
+        self.program = program;
+        self
+    }
+
+    /// The first key is this one (PEM, PKCS#8), imported, and not made in the token.
+    pub fn imported(mut self, pem: &Path) -> Builder {
+        self.imported = Some(pem.to_path_buf());
+        self
+    }
+
     /// Logs at this level; `info` unless said.
     pub fn log_level(mut self, level: &'static str) -> Builder {
         self.log_level = level;
@@ -200,7 +216,7 @@ impl Builder {
             .map(|rule| Relay::start(signer_address, &parts.signer_pair, &parts.proxy_pair, rule));
         let towards_signer = relay.as_ref().map_or(signer_address, Relay::address);
         self.write_proxy_config(parts.dir.path(), &[towards_signer], parts.backend.address());
-        let proxy = parts.spawn_proxy();
+        let proxy = parts.spawn_proxy_build(self.program);
         let address = proxy.listening();
         Site {
             proxy,
@@ -249,9 +265,12 @@ impl Builder {
             );
             for key in &named.keys {
                 let label = format!("key-{number}");
-                token
-                    .generate_key(key, &label, &format!("{number:02x}"))
-                    .unwrap_or_else(|error| panic!("no key: {error}"));
+                let id = format!("{number:02x}");
+                let made = match &self.imported {
+                    Some(pem) if number == 0 => token.import_pem(pem, &label, &id),
+                    _ => token.generate_key(key, &label, &id),
+                };
+                made.unwrap_or_else(|error| panic!("no key: {error}"));
                 let spki = token
                     .public_key(&label)
                     .unwrap_or_else(|error| panic!("no public key: {error}"));

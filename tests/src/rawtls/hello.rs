@@ -63,7 +63,14 @@ impl Hello {
 
     /// The handshake message; `point` is the client's P-256 public value.
     pub fn message(&self, point: &[u8]) -> Vec<u8> {
-        let mut body = vec![3, 3];
+        let legacy = self
+            .versions
+            .iter()
+            .copied()
+            .min()
+            .unwrap_or(0x0303)
+            .min(0x0303);
+        let mut body = legacy.to_be_bytes().to_vec();
         body.extend_from_slice(&self.random);
         // A session id, so that a TLS 1.3 server sends the compatibility ChangeCipherSpec.
         body.push(32);
