@@ -64,7 +64,7 @@ impl<'a> Token<'a> {
         })?;
         token.admin(|admin| {
             admin.args(["key", "generate", "--token", &token.uri()]);
-            admin.args(["--label", KEY_LABEL, "--type", algorithm.admin_name()]);
+            admin.args(["--label", KEY_LABEL, "--algorithm", algorithm.admin_name()]);
         })?;
         Ok(token)
     }
@@ -81,15 +81,8 @@ impl<'a> Token<'a> {
     pub fn signing_request(&self) -> Result<String, Error> {
         let path = self.folder.csr();
         self.admin(|admin| {
-            let uri = format!(
-                "{}?pin-source=file:{}",
-                key_uri(),
-                self.folder.pin().display()
-            );
-            admin.args(["key", "csr", &uri]);
-            for name in SERVER_NAMES {
-                admin.args(["--name", name]);
-            }
+            admin.args(["key", "csr", "--token", &self.uri(), "--label", KEY_LABEL]);
+            admin.args(["--dns", &SERVER_NAMES.join(",")]);
             admin.arg("--out").arg(&path);
         })?;
         std::fs::read_to_string(&path).map_err(|source| Error::File {
