@@ -55,27 +55,29 @@ impl Frame {
 }
 
 /// A running relay.
-#[derive(Debug)]
 pub struct Relay {
     address: SocketAddr,
-    recorded: Arc<Mutex<Vec<Vec<u8>>>>,
+    shared: Arc<Shared>,
     cut: watch::Sender<u64>,
     _stop: mpsc::Sender<()>,
 }
 
 struct Shared {
     rule: Mutex<Rule>,
-    recorded: Arc<Mutex<Vec<Vec<u8>>>>,
+    recorded: Mutex<Vec<Vec<u8>>>,
+    /// Where frames of the newest connection go.
+    newest: Mutex<Option<Out>>,
 }
 
 impl Relay {
     /// Listens on a free port as the signer, and connects to the real one as the proxy.
     pub fn start(signer: SocketAddr, as_signer: &Pair, as_proxy: &Pair, rule: Rule) -> Relay {
-        let recorded = Arc::<Mutex<Vec<Vec<u8>>>>::default();
         let shared = Arc::new(Shared {
             rule: Mutex::new(rule),
-            recorded: recorded.clone(),
+            recorded: Mutex::default(),
+            newest: Mutex::default(),
         });
+        let ours = shared.clone();
         let acceptor = TlsAcceptor::from(Arc::new(server_config(as_signer)));
         let connector = TlsConnector::from(Arc::new(client_config(Some(as_proxy))));
         let (stop, mut stopped) = mpsc::channel::<()>(1);
@@ -118,7 +120,7 @@ impl Relay {
         });
         Relay {
             address: told.recv().expect("it listens"),
-            recorded,
+            shared: ours,
             cut,
             _stop: stop,
         }
@@ -131,10 +133,29 @@ impl Relay {
 
     /// Every frame so far as it was on the wire, both directions.
     pub fn recorded(&self) -> Vec<Vec<u8>> {
-        self.recorded
+        self.shared
+            .recorded
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
+    }
+
+    /// Sends a frame on the newest connection, as if it came from the other side.
+    pub fn inject(&self, frame: &Frame) {
+        let newest = self
+            .shared
+            .newest
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        let out = newest.expect("a connection was made");
+        let to = if matches!(frame, Frame::ToSigner(..)) {
+            out.to_signer
+        } else {
+            out.to_proxy
+        };
+        to.blocking_send(frame.bytes())
+            .expect("the connection is open");
     }
 
     /// Cuts every connection that is open now.
@@ -168,6 +189,7 @@ async fn connection(
         to_signer,
         to_proxy,
     };
+    *shared.newest.lock().unwrap_or_else(PoisonError::into_inner) = Some(out.clone());
     // Whatever ends first ends the rest: a connection of the one side stands for one of the other.
     tokio::select! {
         () = pump::<Request>(proxy_read, Frame::ToSigner, out.clone(), shared.clone()) => {}

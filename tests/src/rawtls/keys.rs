@@ -128,6 +128,11 @@ impl RecordKeys {
         }
     }
 
+    /// Bytes of the key.
+    pub fn key_len(&self) -> usize {
+        self.key.algorithm().key_len()
+    }
+
     /// An encrypted record.
     pub fn seal(&mut self, kind: u8, content: &[u8]) -> Vec<u8> {
         let mut sealed = content.to_vec();

@@ -26,7 +26,9 @@ pub struct Client12 {
     server_random: [u8; 32],
     transcript: Vec<u8>,
     key_exchange: Vec<u8>,
+    premaster: Vec<u8>,
     master: Vec<u8>,
+    block: Vec<u8>,
     server_bytes: Vec<u8>,
 }
 
@@ -73,7 +75,9 @@ impl Client12 {
             server_random: server.random,
             transcript: confirmed,
             key_exchange,
+            premaster: shared,
             master,
+            block,
             server_bytes,
         })
     }
@@ -98,9 +102,14 @@ impl Client12 {
         self.server_random
     }
 
-    /// The master secret, for looking for it elsewhere.
-    pub fn master(&self) -> &[u8] {
-        &self.master
+    /// The premaster and master secrets, which must not be seen outside the two ends.
+    pub fn secrets(&self) -> [&[u8]; 2] {
+        [&self.premaster, &self.master]
+    }
+
+    /// Both write keys, which the proxy does get once the Finished was accepted.
+    pub fn application_keys(&self) -> [&[u8]; 2] {
+        [&self.block[..16], &self.block[16..32]]
     }
 
     /// The record that holds ClientKeyExchange.

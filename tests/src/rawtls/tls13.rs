@@ -34,6 +34,8 @@ pub struct Client13 {
     server_application: Vec<u8>,
     verify_data: Vec<u8>,
     server_bytes: Vec<u8>,
+    /// The shared secret, the handshake secret, the server's handshake traffic secret, the main secret.
+    upstream: [Vec<u8>; 4],
 }
 
 impl Client13 {
@@ -107,6 +109,7 @@ impl Client13 {
             client_application,
             server_application,
             server_bytes,
+            upstream: [shared, handshake, server_handshake, main],
         })
     }
 
@@ -182,13 +185,32 @@ impl Client13 {
         }
     }
 
-    /// The client's handshake and both application traffic secrets, for looking for them elsewhere.
-    pub fn secrets(&self) -> [&[u8]; 3] {
-        [
-            &self.client_handshake,
-            &self.client_application,
-            &self.server_application,
-        ]
+    /// Everything that must not be seen outside the two ends: the shared secret, the secrets of the schedule and
+    /// both verify_data keys' sources.
+    pub fn secrets(&self) -> Vec<&[u8]> {
+        let mut all: Vec<&[u8]> = self.upstream.iter().map(Vec::as_slice).collect();
+        all.extend(
+            [
+                &self.client_handshake,
+                &self.client_application,
+                &self.server_application,
+            ]
+            .map(Vec::as_slice),
+        );
+        all
+    }
+
+    /// The key that opens the client's handshake records, which the proxy does get.
+    pub fn handshake_write_key(&self) -> Vec<u8> {
+        self.hash
+            .expand_label(&self.client_handshake, "key", &[], self.write.key_len())
+    }
+
+    /// The first application keys of client and server, which the proxy gets in the locked box alone.
+    pub fn application_keys(&self) -> [Vec<u8>; 2] {
+        let length = self.write.key_len();
+        [&self.client_application, &self.server_application]
+            .map(|secret| self.hash.expand_label(secret, "key", &[], length))
     }
 }
 

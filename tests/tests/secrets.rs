@@ -1,0 +1,451 @@
+//! What stays in the token, what crosses the channel, and to whom.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::mpsc::sync_channel;
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use keyhaven_tests::channel::Caller;
+use keyhaven_tests::daemon::contains;
+use keyhaven_tests::rawtls::{Client12, Client13, Hello};
+use keyhaven_tests::relay::{Frame, Rule, pass};
+use keyhaven_tests::running::{Site, check_nonces_unique};
+use keyhaven_tests::rustls_client::{Offer, connect};
+use keyhaven_tests::site::{KEY_TYPES, NAME, SIGNER, empty_site, site};
+use keyhaven_wire::{Continue, ErrorCode, HandshakeId, Next, Outcome, Reply, Request, Start};
+use rcgen::KeyPair;
+use rustls::crypto::aws_lc_rs::kx_group;
+use rustls::version::{TLS12, TLS13};
+
+fn crossed(site: &Site) -> Vec<u8> {
+    site.relay.as_ref().unwrap().recorded().concat()
+}
+
+#[test]
+fn s2_s8_nothing_above_the_session_keys_crosses_the_channel() {
+    let site = site("EC:prime256v1").relay(pass()).start();
+    for suite in [0x1301, 0x1302, 0x1303] {
+        let hello = Hello {
+            suites: vec![suite],
+            ..Hello::tls13(NAME)
+        };
+        let mut client = Client13::connect(site.address(), &hello).unwrap();
+        let read_key = client.handshake_write_key();
+        client.finish().unwrap();
+        client.ask().unwrap();
+        let crossed = crossed(&site);
+        assert!(
+            contains(&crossed, &read_key),
+            "what does cross can be seen in the recording"
+        );
+        for secret in client.secrets() {
+            assert!(
+                !contains(&crossed, secret),
+                "a secret of the key schedule crossed"
+            );
+        }
+        assert!(
+            !contains(&crossed, client.verify_data()),
+            "verify_data crossed: the lock's key"
+        );
+        for key in client.application_keys() {
+            assert!(
+                !contains(&crossed, &key),
+                "an application key crossed outside the locked box"
+            );
+        }
+    }
+    let mut client = Client12::connect(site.address(), &Hello::tls12(NAME)).unwrap();
+    for key in client.application_keys() {
+        assert!(
+            !contains(&crossed(&site), key),
+            "a key crossed before the Finished"
+        );
+    }
+    client.finish().unwrap();
+    client.ask().unwrap();
+    let crossed = crossed(&site);
+    for key in client.application_keys() {
+        assert!(
+            contains(&crossed, key),
+            "what does cross can be seen in the recording"
+        );
+    }
+    for secret in client.secrets() {
+        assert!(
+            !contains(&crossed, secret),
+            "a secret above the session keys crossed"
+        );
+    }
+}
+
+#[test]
+fn s4_the_private_key_is_neither_on_the_channel_nor_in_the_proxy() {
+    let dir = tempfile::tempdir().unwrap();
+    let pem = dir.path().join("key.pem");
+    let key = KeyPair::generate().unwrap();
+    std::fs::write(&pem, key.serialize_pem()).unwrap();
+    // The scalar in PKCS#8: INTEGER 1, then an OCTET STRING of 32 bytes (RFC 5915).
+    let der = key.serialized_der();
+    let at = der
+        .windows(5)
+        .position(|window| window == [2, 1, 1, 4, 32])
+        .unwrap()
+        + 5;
+    let scalar = &der[at..at + 32];
+
+    let site = site("EC:prime256v1").imported(&pem).relay(pass()).start();
+    for versions in [vec![&TLS13], vec![&TLS12]] {
+        connect(
+            site.address(),
+            NAME,
+            &site.ca(),
+            &Offer {
+                versions,
+                ..Offer::default()
+            },
+        )
+        .unwrap();
+    }
+    assert!(!contains(&crossed(&site), scalar));
+    // Only a debugger may look; where this test may not, the frames have to do.
+    if let Some(holds) = site.proxy.memory_holds(scalar) {
+        assert!(!holds, "the proxy has the private key");
+        assert_eq!(
+            site.proxy.memory_holds(SIGNER.as_bytes()),
+            Some(true),
+            "and the search does find things"
+        );
+    }
+}
+
+#[test]
+fn s5_the_channel_shows_nothing_to_those_who_listen() {
+    let build = site("EC:prime256v1");
+    let parts = build.prepare();
+    let signer = parts.spawn_signer();
+    let (address, heard) = listen_in(signer.listening());
+    build.write_proxy_config(parts.dir(), &[address], parts.backend.address());
+    let proxy = parts.spawn_proxy();
+    let mut client = Client13::connect(proxy.listening(), &Hello::tls13(NAME)).unwrap();
+    let key = client.handshake_write_key();
+    client.finish().unwrap();
+    client.ask().unwrap();
+    let heard = heard.lock().unwrap().clone();
+    assert!(heard.len() > 2_000, "the handshake went through here");
+    assert!(!contains(&heard, &key), "a session key in the clear");
+    assert!(
+        !contains(&heard, NAME.as_bytes()),
+        "the client's name in the clear"
+    );
+    assert!(!contains(&heard, b"spiffe://"), "an identity in the clear");
+}
+
+/// A plain TCP relay: where it listens, and what it hears.
+fn listen_in(to: SocketAddr) -> (SocketAddr, Arc<Mutex<Vec<u8>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let heard = Arc::<Mutex<Vec<u8>>>::default();
+    let all = heard.clone();
+    thread::spawn(move || {
+        for from in listener.incoming().map_while(Result::ok) {
+            let to = TcpStream::connect(to).unwrap();
+            for (mut from, mut to) in [
+                (from.try_clone().unwrap(), to.try_clone().unwrap()),
+                (to.try_clone().unwrap(), from),
+            ] {
+                let all = all.clone();
+                thread::spawn(move || {
+                    let mut buffer = [0; 4096];
+                    while let Ok(count @ 1..) = from.read(&mut buffer) {
+                        all.lock().unwrap().extend_from_slice(&buffer[..count]);
+                        if to.write_all(&buffer[..count]).is_err() {
+                            return;
+                        }
+                    }
+                });
+            }
+        }
+    });
+    (address, heard)
+}
+
+#[test]
+fn no_key_of_any_handshake_can_be_read_from_the_token() {
+    let names = [
+        "a.keyhaven.test",
+        "b.keyhaven.test",
+        "c.keyhaven.test",
+        "d.keyhaven.test",
+    ];
+    let build = KEY_TYPES
+        .iter()
+        .zip(names)
+        .fold(empty_site(), |build, (key, name)| build.name(name, &[key]));
+    let site = build.start();
+    let before = site.shim().report();
+    let mut handshakes = 0;
+    for name in names {
+        for group in [kx_group::SECP256R1, kx_group::X25519, kx_group::SECP384R1] {
+            for version in [&TLS13, &TLS12] {
+                let offer = Offer {
+                    versions: vec![version],
+                    groups: vec![group],
+                    ..Offer::default()
+                };
+                handshakes += u64::from(connect(site.address(), name, &site.ca(), &offer).is_ok());
+            }
+        }
+    }
+    assert!(handshakes >= 18, "{handshakes}");
+    let after = site.shim().report();
+    assert!(
+        after.examined() - before.examined() >= 2 * handshakes,
+        "a private key and a shared secret for each"
+    );
+    assert_eq!(after.readable(), 0);
+    assert_eq!(
+        after.value_asked(),
+        before.value_asked(),
+        "a handshake never asks for a key's value"
+    );
+}
+
+#[test]
+fn s10_the_signer_signs_nothing_but_its_own_transcripts() {
+    let site = site("EC:prime256v1").start();
+    let mut caller = Caller::connect(site.signer_address(), Some(&site.parts.proxy_pair));
+    assert!(matches!(caller.call(&Request::Ping), Ok(Reply::Pong)));
+    let before = site.shim().report();
+    let digest = [0x5a; 32];
+    let message = [
+        [0x20; 64].as_slice(),
+        b"TLS 1.3, server CertificateVerify\0",
+        &digest,
+    ]
+    .concat();
+    for content in [
+        digest.to_vec(),
+        message.clone(),
+        keyhaven_tests::rawtls::handshake_message(1, &message),
+    ] {
+        let records = keyhaven_tests::rawtls::record(22, &content);
+        let start = Start {
+            handshake: HandshakeId([1; 32]),
+            client: "127.0.0.1:1".to_owned(),
+            records,
+        };
+        let reply = caller.call(&Request::Start(start)).unwrap();
+        let refused = match &reply {
+            Reply::Error(_) => true,
+            Reply::Handshake(reply) => matches!(reply.next, Next::Refused { .. }),
+            _ => false,
+        };
+        assert!(refused, "{reply:?}");
+    }
+    let after = site.shim().report();
+    assert_eq!(
+        after.calls_since(&before),
+        "",
+        "the token was not even asked"
+    );
+}
+
+#[test]
+fn s10_an_altered_client_hello_gives_the_client_nothing_to_believe() {
+    // One bit of the client's random is another at the signer: the proxy must see that the answer is to another
+    // question, and send nothing of it.
+    let rule: Rule = Box::new(|mut frame| {
+        if let Frame::ToSigner(_, Request::Start(start)) = &mut frame {
+            start.records[5 + 4 + 2] ^= 1;
+        }
+        vec![frame]
+    });
+    let site = site("EC:prime256v1").relay(rule).start();
+    let end = Client13::connect(site.address(), &Hello::tls13(NAME)).unwrap_err();
+    assert_eq!(end.alert(), Some(80), "internal_error: {end}");
+}
+
+#[test]
+fn swapped_replies_give_nobody_anothers_keys() {
+    let held = Mutex::new(Vec::<(u64, Reply)>::new());
+    let rule: Rule = Box::new(move |frame| match frame {
+        Frame::ToProxy(id, reply @ Reply::Handshake(_)) => {
+            let mut held = held.lock().unwrap();
+            held.push((id, reply));
+            if held.len() < 2 {
+                return Vec::new();
+            }
+            let (second_id, second) = held.pop().unwrap();
+            let (first_id, first) = held.pop().unwrap();
+            vec![
+                Frame::ToProxy(first_id, second),
+                Frame::ToProxy(second_id, first),
+            ]
+        }
+        frame => vec![frame],
+    });
+    let site = site("EC:prime256v1").relay(rule).start();
+    let address = site.address();
+    let other = thread::spawn(move || Client13::connect(address, &Hello::tls13(NAME)).map(drop));
+    let ours = Client13::connect(address, &Hello::tls13(NAME)).map(drop);
+    for end in [ours, other.join().unwrap()] {
+        assert_eq!(
+            end.unwrap_err().alert(),
+            Some(80),
+            "internal_error, and no byte of a flight"
+        );
+    }
+    assert_eq!(site.backend().connections(), 0);
+}
+
+#[test]
+fn an_altered_box_stays_shut() {
+    let rule: Rule = Box::new(|mut frame| {
+        if let Frame::ToProxy(_, Reply::Handshake(reply)) = &mut frame
+            && let Next::Locked(locked) = &mut reply.next
+        {
+            locked.sealed_box[9] ^= 1;
+        }
+        vec![frame]
+    });
+    let site = site("EC:prime256v1").relay(rule).start();
+    let mut client = Client13::established(site.address(), &Hello::tls13(NAME)).unwrap();
+    assert_eq!(client.ask().unwrap_err().alert(), Some(51));
+    assert_eq!(site.backend().connections(), 0);
+}
+
+#[test]
+fn a_forged_outcome_proves_nothing() {
+    let rule: Rule = Box::new(|mut frame| {
+        if let Frame::ToSigner(
+            _,
+            Request::Outcome(Outcome {
+                proof: Some(proof), ..
+            }),
+        ) = &mut frame
+        {
+            proof[0] ^= 1;
+        }
+        vec![frame]
+    });
+    let mut site = site("EC:prime256v1").relay(rule).start();
+    let mut client = Client13::established(site.address(), &Hello::tls13(NAME)).unwrap();
+    client.ask().unwrap();
+    site.signer.wait_for("an alarm", |line| {
+        line.to_string().to_lowercase().contains("proof")
+    });
+    let counter = site.signer_counters();
+    assert_eq!(
+        (counter("released"), counter("proven"), counter("forged")),
+        (1, 0, 1)
+    );
+}
+
+#[test]
+fn call_two_is_heard_on_its_own_connection_and_once() {
+    let (tell, told) = sync_channel(4);
+    let rule: Rule = Box::new(move |frame| match frame {
+        Frame::ToSigner(_, Request::Continue(_)) => {
+            let _ = tell.try_send(frame);
+            Vec::new()
+        }
+        frame => vec![frame],
+    });
+    let site = site("EC:prime256v1").relay(rule).start();
+    let mut client = Client12::connect(site.address(), &Hello::tls12(NAME)).unwrap();
+    let finished = client.finished();
+    let flight = client.second_flight(&finished);
+    client.stream.write_all(&flight).unwrap();
+    let frame = told.recv().unwrap();
+    let Frame::ToSigner(_, Request::Continue(go_on)) = &frame else {
+        panic!("{frame:?}")
+    };
+
+    // The same identity on another connection, with the right name of the handshake, and with one that is not.
+    let mut other = Caller::connect(site.signer_address(), Some(&site.parts.proxy_pair));
+    for handshake in [go_on.handshake, HandshakeId([9; 32])] {
+        let stolen = Continue {
+            handshake,
+            records: go_on.records.clone(),
+        };
+        let reply = other.call(&Request::Continue(stolen)).unwrap();
+        assert!(
+            matches!(reply, Reply::Error(ErrorCode::UnknownHandshake)),
+            "{reply:?}"
+        );
+    }
+    // On its own connection it still is what it was, once.
+    let relay = site.relay.as_ref().unwrap();
+    relay.inject(&frame);
+    client.receive().unwrap();
+    let once_more = site.shim().report();
+    relay.inject(&frame.duplicate());
+    thread::sleep(std::time::Duration::from_millis(50));
+    assert_eq!(
+        site.shim().report().calls_since(&once_more),
+        "",
+        "the token was asked for a used handshake"
+    );
+}
+
+#[test]
+fn a_wrong_continue_uses_the_handshake_up() {
+    let site = site("EC:prime256v1").start();
+    let mut caller = Caller::connect(site.signer_address(), Some(&site.parts.proxy_pair));
+    let hello = Hello::tls12(NAME);
+    let start = Start {
+        handshake: HandshakeId([3; 32]),
+        client: "127.0.0.1:1".to_owned(),
+        records: hello.record(&[4; 65]),
+    };
+    let reply = caller.call(&Request::Start(start)).unwrap();
+    assert!(
+        matches!(&reply, Reply::Handshake(reply) if matches!(reply.next, Next::More(_))),
+        "{reply:?}"
+    );
+    let wrong = || {
+        let body = [&[65, 4], [7; 64].as_slice()].concat();
+        let message = keyhaven_tests::rawtls::handshake_message(16, &body);
+        let records = keyhaven_tests::rawtls::record(22, &message);
+        Request::Continue(Continue {
+            handshake: HandshakeId([3; 32]),
+            records,
+        })
+    };
+    let first = caller.call(&wrong()).unwrap();
+    assert!(
+        matches!(&first, Reply::Handshake(reply) if matches!(reply.next, Next::Refused { .. })),
+        "{first:?}"
+    );
+    let second = caller.call(&wrong()).unwrap();
+    assert!(
+        matches!(second, Reply::Error(ErrorCode::UnknownHandshake)),
+        "{second:?}"
+    );
+}
+
+#[test]
+fn every_record_has_a_nonce_of_its_own_and_is_in_the_log() {
+    let site = site("EC:prime256v1").start();
+    let mut records = 0;
+    for _ in 0..5 {
+        let mut client = Client13::established(site.address(), &Hello::tls13(NAME)).unwrap();
+        client.ask().unwrap();
+        records += client.read.seq as usize;
+        let mut client = Client12::connect(site.address(), &Hello::tls12(NAME)).unwrap();
+        client.finish().unwrap();
+        client.ask().unwrap();
+        records += 1;
+    }
+    let nonces = site.parts.nonces();
+    assert!(
+        nonces.len() >= records,
+        "{} of {records} records",
+        nonces.len()
+    );
+    check_nonces_unique(&nonces);
+}
