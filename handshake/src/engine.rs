@@ -102,6 +102,7 @@ pub struct Handshake {
     connection: Connection,
     context: Context,
     level: CustodyLevel,
+    alpn_required: bool,
 }
 
 impl std::fmt::Debug for Handshake {
@@ -128,6 +129,7 @@ impl Handshake {
             level,
             exchange,
             is_tls13,
+            alpn_required,
         } = match site {
             Some(site) => match site.choose(readable) {
                 Ok(choice) => choice,
@@ -149,6 +151,7 @@ impl Handshake {
             connection,
             context,
             level,
+            alpn_required,
         }
         .step(worker, records)
     }
@@ -197,7 +200,15 @@ impl Handshake {
             connection,
             mut context,
             level,
+            alpn_required,
         } = self;
+        // The first ClientHello was checked before the token worked; a second one may take its protocols back.
+        if alpn_required && connection.alpn().is_none() {
+            return Step::refused(Refusal::ours(
+                alert::NO_APPLICATION_PROTOCOL,
+                "the client names no protocol any more",
+            ));
+        }
         let captured = std::mem::take(&mut context.captured);
         let server_name = context.server_name.take().unwrap_or_default();
         // rustls verifies the Finished inside the pump, and derives nothing more in the token.
@@ -219,6 +230,7 @@ impl Handshake {
             connection,
             mut context,
             level,
+            ..
         } = self;
         if context.is_tls13 {
             return Step::failed(Failure::Engine(

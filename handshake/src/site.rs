@@ -99,6 +99,8 @@ pub(crate) struct Choice {
     pub(crate) level: CustodyLevel,
     pub(crate) exchange: Option<Token>,
     pub(crate) is_tls13: bool,
+    /// Whether the handshake must end with a protocol: a second ClientHello may name others than the first.
+    pub(crate) alpn_required: bool,
 }
 
 impl Site {
@@ -118,7 +120,7 @@ impl Site {
         }
         let resolver: Arc<dyn ResolvesServerCert> = Arc::new(Resolver::new(&spec.keys));
         let algorithms: Vec<_> = spec.keys.iter().map(|key| key.key.algorithm()).collect();
-        let mut offers = Vec::new();
+        let mut offers: Vec<Offer> = Vec::new();
         for group in group_order(&spec.profile, tls12, tls13) {
             let usable: Vec<&Suite> = provider::suites()
                 .iter()
@@ -132,6 +134,10 @@ impl Site {
             if !usable.is_empty() {
                 offers.push(Offer::new(group, &usable, &resolver, &spec.alpn)?);
             }
+        }
+        // A configuration without TLS 1.3 would not mark its TLS 1.2 as a downgrade (RFC 8446, section 4.1.3).
+        if offers.iter().any(|offer| !offer.tls13.is_empty()) {
+            offers.retain(|offer| !offer.tls13.is_empty());
         }
         Ok(Self {
             offers,
@@ -175,6 +181,7 @@ impl Site {
             level,
             exchange,
             is_tls13,
+            alpn_required: self.alpn_required && !self.alpn.is_empty(),
         })
     }
 }
@@ -239,6 +246,7 @@ pub(crate) fn nowhere(hello: &ClientHello) -> Choice {
         level: CustodyLevel::Signature,
         exchange: None,
         is_tls13: hello.offers_tls13,
+        alpn_required: false,
     }
 }
 

@@ -3,7 +3,7 @@
 
 mod support;
 
-use keyhaven_handshake::{Failure, StepResult, alert_record};
+use keyhaven_handshake::{Expect, Failure, StepResult, alert_record};
 use keyhaven_softhsm_test::fresh_token;
 use keyhaven_types::{CustodyLevel, NamedGroup, alert};
 use rustls::{
@@ -11,7 +11,7 @@ use rustls::{
     crypto::{SupportedKxGroup, aws_lc_rs::kx_group},
     version::{TLS12, TLS13},
 };
-use support::{Bench, NAME, Offer, Setup, deliver, flight};
+use support::{Bench, NAME, Offer, Setup, deliver, flight, without_change_cipher_spec};
 
 const GROUPS: [&dyn SupportedKxGroup; 3] =
     [kx_group::SECP256R1, kx_group::SECP384R1, kx_group::X25519];
@@ -255,6 +255,43 @@ fn s11_what_cannot_be_served_gets_its_alert() {
         ..Offer::new(&TLS13)
     };
     assert_tls13(&bench, &offer, CustodyLevel::Premaster);
+}
+
+#[test]
+fn a_second_hello_cannot_take_its_protocols_back() {
+    let token = fresh_token!();
+    let setup = Setup {
+        alpn: vec![b"http/1.1".to_vec()],
+        alpn_required: true,
+        ..Setup::default()
+    };
+    let bench = Bench::new(&token, &setup);
+    let offer = Offer {
+        groups: vec![kx_group::X25519MLKEM768, kx_group::SECP384R1],
+        alpn: vec![b"http/1.1".to_vec()],
+        ..Offer::new(&TLS13)
+    };
+    let mut client = bench.client(&offer);
+    let step = bench.start(flight(&mut client));
+    let StepResult::More(handshake, Expect::ClientHello) = step.result else {
+        panic!("{:?}", step.result)
+    };
+    assert_eq!(deliver(&mut client, &step.to_client), None);
+    let mut hello = without_change_cipher_spec(&flight(&mut client));
+    let alpn = b"\x00\x10\x00\x0b\x00\x09\x08http/1.1";
+    let at = hello
+        .windows(alpn.len())
+        .position(|window| window == alpn)
+        .unwrap();
+    // The extension becomes one that nobody knows.
+    hello[at..at + 2].copy_from_slice(&[0xfa, 0xfa]);
+    let step = bench.proceed(handshake, hello);
+    let StepResult::Refused(refusal) = step.result else {
+        panic!("{:?}", step.result)
+    };
+    assert_eq!(refusal.alert, alert::NO_APPLICATION_PROTOCOL);
+    assert_eq!(step.to_client.len(), 7, "an alert and nothing else");
+    assert_eq!(bench.token.live_ephemerals(), 0);
 }
 
 #[test]

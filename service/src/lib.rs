@@ -17,6 +17,7 @@ mod identity;
 mod link;
 mod listener;
 mod server;
+mod shares;
 mod tls;
 
 pub use calls::CallError;
@@ -26,3 +27,4 @@ pub use dial::{ClientConfig, DialError};
 pub use identity::{PeerIdentityError, peer_identity};
 pub use listener::{ListenError, Listener, ListenerConfig};
 pub use server::{Caller, Handler, ServeLimits};
+pub use shares::{Share, Shares};

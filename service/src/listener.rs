@@ -4,7 +4,7 @@
 //! request by the handler. One invariant: what has not proven its identity can never take the place of what has.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     io,
     net::SocketAddr,
     sync::{
@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use keyhaven_types::{Identity, Role};
+use keyhaven_types::Role;
 use keyhaven_wire::ALPN;
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -29,6 +29,7 @@ use crate::{
     credentials::Credentials,
     identity::{peer_identity, time_left},
     server::{Caller, Ends, Handler, ServeLimits, serve},
+    shares::Shares,
     shutdown::Shutdown,
     tls,
 };
@@ -133,7 +134,7 @@ impl Listener {
             places: Arc::new(Semaphore::new(self.config.connections_max)),
             handshake_timeout: self.config.handshake_timeout,
             half_open: HalfOpen::default(),
-            shares: Shares::new(self.config.connections_max),
+            shares: Shares::new(self.config.connections_max / 4),
             handler,
             limits,
             shutdown: shutdown.clone(),
@@ -245,56 +246,6 @@ impl<H: Handler> Door<H> {
             return Err("it does not speak keyhaven/1".to_owned());
         }
         Ok(stream)
-    }
-}
-
-/// How many connections each identity has: none may take all the places from the others.
-struct Shares {
-    open: Mutex<HashMap<Identity, usize>>,
-    share: usize,
-}
-
-/// One connection's part of its identity's share.
-struct Share<'a> {
-    shares: &'a Shares,
-    identity: Identity,
-}
-
-impl Shares {
-    fn new(connections_max: usize) -> Self {
-        Self {
-            open: Mutex::default(),
-            share: (connections_max / 4).max(1),
-        }
-    }
-
-    fn take(&self, identity: &Identity) -> Option<Share<'_>> {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = open.entry(identity.clone()).or_default();
-        if *count >= self.share {
-            return None;
-        }
-        *count += 1;
-        Some(Share {
-            shares: self,
-            identity: identity.clone(),
-        })
-    }
-}
-
-impl Drop for Share<'_> {
-    fn drop(&mut self) {
-        let mut open = self
-            .shares
-            .open
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = open.get_mut(&self.identity) {
-            *count -= 1;
-            if *count == 0 {
-                open.remove(&self.identity);
-            }
-        }
     }
 }
 

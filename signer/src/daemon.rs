@@ -17,7 +17,7 @@ use keyhaven_types::Role;
 use crate::{
     config::Config,
     serve::{Signer, SignerParts},
-    startup::{self, StartError},
+    startup::{self, StartErrors},
 };
 
 /// Why the signer did not run, or did not end well.
@@ -28,7 +28,7 @@ pub enum DaemonError {
     Config(#[from] ConfigError),
     /// A token, key or site is not usable.
     #[error(transparent)]
-    Start(#[from] StartError),
+    Start(#[from] StartErrors),
     /// Anything at run time.
     #[error("{what}")]
     Run {
@@ -97,13 +97,14 @@ async fn serve(config: Config, opened: startup::Opened) -> Result<(), DaemonErro
 
     let sweeper = tokio::spawn(signer.clone().sweep());
     let limits = ServeLimits {
-        in_flight: config.limits.in_flight_per_connection,
+        in_flight: config.limits.in_flight_per_connection * QUICK_PER_HANDSHAKE,
+        handshakes: config.limits.in_flight_per_connection,
         ..ServeLimits::default()
     };
     listener.serve(signer.clone(), limits, &shutdown).await;
 
     let ended = shutdown.finish(config.limits.shutdown_grace).await;
-    let _ = sweeper.await;
+    sweeper.abort();
     workers.shutdown(config.limits.shutdown_grace).await;
     signer.log_counters();
     tracing::info!("stopped: {ended}");
@@ -121,3 +122,5 @@ fn failed<E: Into<Box<dyn std::error::Error + Send + Sync>>>(
 
 /// Threads of the service's own: handshakes run on the token threads.
 const SERVICE_THREADS: usize = 2;
+/// Quick requests (outcomes, next keys, pings) that a connection may have at work beside each handshake step.
+const QUICK_PER_HANDSHAKE: usize = 8;

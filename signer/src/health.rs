@@ -1,5 +1,6 @@
-//! Whether the signer can serve: each token must sign.
+//! Whether the signer can serve: each token must be there and sign.
 //!
+//! A session copy of a key goes on signing when its token is gone, so both are asked.
 //! What is signed is a fixed text under a context string of its own, so that the signature fits no TLS
 //! message, and it never leaves this file. One answer stands for a short while, so that many proxies asking
 //! cost one signature a key.
@@ -9,6 +10,8 @@ use std::time::{Duration, Instant};
 use keyhaven_hsm::{Error, PrivateKey, Workers};
 use keyhaven_types::SignatureScheme;
 use tokio::sync::Mutex;
+
+use crate::serve::error_chain;
 
 /// The readiness check.
 pub(crate) struct Health {
@@ -40,8 +43,9 @@ impl Health {
     async fn sign_with_each(&self, workers: &Workers, timeout: Duration) -> bool {
         let keys = self.keys.clone();
         let signed = workers
-            .run(Instant::now() + timeout, move |worker| {
+            .run(Instant::now() + timeout.min(PATIENCE), move |worker| {
                 keys.iter().try_for_each(|key| {
+                    key.token().health()?;
                     let scheme = SignatureScheme::of(key.algorithm())[0];
                     worker.sign(key, scheme, READINESS).map(drop)
                 })
@@ -53,8 +57,8 @@ impl Health {
             Err(Error::Busy) => true,
             Ok(Err(error)) | Err(error) => {
                 tracing::error!(
-                    error = &error as &dyn std::error::Error,
-                    "not ready: the token does not sign"
+                    error = error_chain(&error),
+                    "not ready: a token is away or does not sign"
                 );
                 false
             }
@@ -63,4 +67,6 @@ impl Health {
 }
 
 const ANSWER_STANDS: Duration = Duration::from_secs(2);
+/// Shorter than the proxies wait for the answer, so that a slow token does not cost the channel.
+const PATIENCE: Duration = Duration::from_secs(3);
 const READINESS: &[u8] = b"keyhaven signer readiness check, not a TLS message\0";

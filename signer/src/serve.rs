@@ -14,7 +14,7 @@ use keyhaven_handshake::{
     alert_record,
 };
 use keyhaven_hsm::{PrivateKey, Workers};
-use keyhaven_service::{Caller, Handler, shutdown::Shutdown};
+use keyhaven_service::{Caller, Handler, Shares, shutdown::Shutdown};
 use keyhaven_types::{Role, alert};
 use keyhaven_wire::{
     Binding, Continue, ErrorCode, HandshakeId, HandshakeReply, Next, Outcome, Refuse, Rekey,
@@ -26,7 +26,7 @@ use crate::{
     config::Limits,
     counters::Counters,
     health::Health,
-    pending::{NotAdmitted, Waiting},
+    pending::{Taken, Waiting},
     policy::{Policy, ServedSite},
     translate::{self, ReleaseTo},
 };
@@ -39,6 +39,7 @@ pub struct Signer {
     limits: Limits,
     lifetime: Duration,
     permits: Semaphore,
+    shares: Shares,
     waiting: Mutex<Waiting<Unfinished>>,
     released: Mutex<Waiting<Unproven>>,
     health: Health,
@@ -107,6 +108,8 @@ impl Signer {
             sealer,
             lifetime,
             permits: Semaphore::new(limits.handshakes_max),
+            // Two proxies with all they can ask for still leave a third one room.
+            shares: Shares::new(limits.handshakes_max * 2 / 5),
             waiting: Mutex::new(Waiting::new(limits.pending_max, limits.pending_timeout)),
             // A client that dawdles under the proxy's own deadline is still to be told from one that is gone.
             released: Mutex::new(Waiting::new(limits.pending_max, limits.pending_timeout * 3)),
@@ -122,27 +125,29 @@ impl Signer {
         &self.counters
     }
 
-    /// Frees what has waited too long, each second, until the signer stops.
+    /// Frees what has waited too long, each second. Does not end by itself: while the signer stops, what still
+    /// waits must come to its end, too.
     pub async fn sweep(self: Arc<Self>) {
-        let mut ticks: u64 = 0;
-        loop {
-            tokio::select! {
-                () = self.shutdown.stopping() => return,
-                () = tokio::time::sleep(Duration::from_secs(1)) => {}
-            }
+        for seconds in 1_u64.. {
+            tokio::time::sleep(Duration::from_secs(1)).await;
             let now = Instant::now();
-            for Unfinished { client, .. } in lock_table(&self.waiting).expire(now) {
-                tracing::info!(client, "the client did not go on with its handshake");
-                Counters::add(&self.counters.refused);
+            let silent = lock_table(&self.waiting).expire(now);
+            for Unfinished { client, .. } in silent {
+                self.give_up(&client, "the client did not go on in time");
             }
-            for unproven in lock_table(&self.released).expire(now) {
+            let unproven = lock_table(&self.released).expire(now);
+            for unproven in unproven {
                 self.abort(&unproven, "no word of the outcome in time");
             }
-            ticks += 1;
-            if ticks.is_multiple_of(60) {
+            if seconds.is_multiple_of(60) {
                 self.log_counters();
             }
         }
+    }
+
+    fn give_up(&self, client: &str, reason: &str) {
+        Counters::add(&self.counters.refused);
+        tracing::info!(client, reason, "handshake given up");
     }
 
     /// Writes the counters to the log.
@@ -155,18 +160,16 @@ impl Signer {
             return self.busy();
         }
         let key = (caller.connection, request.handshake);
-        let admitted = lock_table(&self.waiting).admits(&key);
-        match admitted.and_then(|()| lock_table(&self.released).admits(&key)) {
-            Ok(()) => {}
-            Err(NotAdmitted::Full) => return self.busy(),
-            Err(NotAdmitted::Taken) => return Reply::Error(ErrorCode::Malformed),
+        if lock_table(&self.waiting).has_name(&key) || lock_table(&self.released).has_name(&key) {
+            return Reply::Error(ErrorCode::Malformed);
         }
         Counters::add(&self.counters.started);
         let hello = ClientHello::from_records(&request.records).ok();
-        let server_name = hello
-            .as_ref()
-            .and_then(|hello| hello.server_name.as_deref());
-        let site = self.policy.site_for(&caller.identity, server_name);
+        // A ClientHello that cannot be read has no site: rustls finds the alert for it.
+        let site = hello.as_ref().and_then(|hello| {
+            self.policy
+                .site_for(&caller.identity, hello.server_name.as_deref())
+        });
         let belongs = Belongs {
             caller,
             handshake: request.handshake,
@@ -212,6 +215,9 @@ impl Signer {
         belongs: Belongs,
         step: impl FnOnce(&keyhaven_hsm::Worker) -> Step + Send + 'static,
     ) -> Reply {
+        let Some(_share) = self.shares.take(&belongs.caller.identity) else {
+            return self.busy();
+        };
         let Ok(_permit) = self.permits.try_acquire() else {
             return self.busy();
         };
@@ -243,11 +249,13 @@ impl Signer {
                     site,
                     client,
                 };
-                if lock_table(&self.waiting)
-                    .keep(Instant::now(), key, unfinished)
-                    .is_err()
-                {
-                    return self.busy();
+                let kept = lock_table(&self.waiting).keep(Instant::now(), key, unfinished);
+                match kept {
+                    Err(Taken) => return Reply::Error(ErrorCode::Malformed),
+                    Ok(None) => {}
+                    Ok(Some(oldest)) => {
+                        self.give_up(&oldest.client, "pushed out by newer handshakes");
+                    }
                 }
                 Next::More(translate::expect(expect))
             }
@@ -327,12 +335,11 @@ impl Signer {
             handshake: short_name(&belongs.handshake),
         };
         let key = (belongs.caller.connection, belongs.handshake);
-        if lock_table(&self.released)
-            .keep(Instant::now(), key, unproven)
-            .is_err()
-        {
-            Counters::add(&self.counters.busy);
-            return Err(ErrorCode::Busy);
+        let kept = lock_table(&self.released).keep(Instant::now(), key, unproven);
+        match kept {
+            Err(Taken) => return Err(ErrorCode::Malformed),
+            Ok(None) => {}
+            Ok(Some(oldest)) => self.abort(&oldest, "pushed out by newer handshakes"),
         }
         Counters::add(&self.counters.released);
         audit(belongs, "released", "1.3", level.as_str());

@@ -11,6 +11,7 @@ use keyhaven_hsm::{Module, PrivateKey, Profile, Token};
 use crate::{
     config::{Config, SiteConfig, SiteKeyConfig, TokenConfig},
     policy::{Policy, ServedSite},
+    serve::error_chain,
 };
 
 /// Everything that a signer serves with.
@@ -23,7 +24,19 @@ pub struct Opened {
     pub tokens: HashMap<String, (Token, Profile)>,
 }
 
-/// Why a signer cannot start.
+/// Everything that keeps a signer from starting.
+#[derive(Debug, thiserror::Error)]
+#[error("{} tokens, keys or sites cannot be used:{}", .0.len(), list(.0))]
+pub struct StartErrors(Vec<StartError>);
+
+fn list(errors: &[StartError]) -> String {
+    errors
+        .iter()
+        .map(|error| format!("\n- {}", error_chain(error)))
+        .collect()
+}
+
+/// One thing that keeps a signer from starting.
 #[derive(Debug, thiserror::Error)]
 #[error("{subject}: {what}")]
 pub struct StartError {
@@ -46,25 +59,46 @@ impl StartError {
     }
 }
 
-/// Opens and proves everything.
-pub fn open(config: &Config) -> Result<Opened, StartError> {
+/// Opens and proves everything, and says everything that is wrong. What depends on a token that does not open is
+/// not complained of again.
+pub fn open(config: &Config) -> Result<Opened, StartErrors> {
+    let mut errors = Vec::new();
     let mut tokens = HashMap::new();
     for section in &config.tokens {
-        tokens.insert(section.name.clone(), open_token(section)?);
+        match open_token(section) {
+            Ok(opened) => {
+                tokens.insert(section.name.clone(), opened);
+            }
+            Err(error) => errors.push(error),
+        }
     }
     let mut policy = Policy::default();
     let mut keys = Vec::new();
     for section in &config.sites {
-        let site = open_site(section, &tokens, &mut keys)?;
-        let (tls12, tls13) = site.site.levels();
-        tracing::info!(
-            site = site.label,
-            names = ?section.names,
-            custody_tls13 = %tls13,
-            custody_tls12 = %tls12,
-            "site is ready"
-        );
-        policy.add(site, &section.names, section.default);
+        if !section
+            .keys
+            .iter()
+            .all(|key| tokens.contains_key(&key.token))
+        {
+            continue;
+        }
+        match open_site(section, &tokens, &mut keys) {
+            Ok(site) => {
+                let (tls12, tls13) = site.site.levels();
+                tracing::info!(
+                    site = site.label,
+                    names = ?section.names,
+                    custody_tls13 = %tls13,
+                    custody_tls12 = %tls12,
+                    "site is ready"
+                );
+                policy.add(site, &section.names, section.default);
+            }
+            Err(error) => errors.push(error),
+        }
+    }
+    if !errors.is_empty() {
+        return Err(StartErrors(errors));
     }
     Ok(Opened {
         policy,

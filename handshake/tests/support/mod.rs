@@ -235,7 +235,7 @@ pub fn deliver(client: &mut ClientConnection, mut records: &[u8]) -> Option<rust
     None
 }
 
-fn without_change_cipher_spec(mut records: &[u8]) -> Vec<u8> {
+pub fn without_change_cipher_spec(mut records: &[u8]) -> Vec<u8> {
     let mut kept = Vec::new();
     while let Some(header) = records.first_chunk::<5>() {
         let (record, rest) =

@@ -267,6 +267,17 @@ fn read_chain(
     let chain = CertificateDer::pem_file_iter(path)
         .and_then(|certificates| certificates.collect::<Result<Vec<_>, _>>());
     match chain {
+        Ok(chain) if chain.iter().map(|one| one.len()).sum::<usize>() > CHAIN_BYTES_MAX => {
+            problems.add(
+                at.span(),
+                format!(
+                    "the chain in {} has more than {CHAIN_BYTES_MAX} bytes",
+                    path.display()
+                ),
+                "leave out what clients do not need: the root, and certificates of other chains",
+            );
+            None
+        }
         Ok(chain) if !chain.is_empty() => Some(chain),
         Ok(_) => {
             problems.add(
@@ -317,3 +328,6 @@ fn leaf_spki(
     }
     Some(leaf.public_key().raw.to_vec())
 }
+
+/// More does not fit into one reply to a proxy.
+const CHAIN_BYTES_MAX: usize = 64 * 1024;
