@@ -4,6 +4,7 @@
 
 use std::{
     fs::{self, File, TryLockError},
+    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
 };
 
@@ -58,7 +59,9 @@ impl Folder {
         }
         for folder in [TOKENS, PKI, LOGS] {
             let folder = path.join(folder);
-            fs::create_dir(&folder).map_err(failed("make", &folder))?;
+            let mut private = fs::DirBuilder::new();
+            private.mode(0o700);
+            private.create(&folder).map_err(failed("make", &folder))?;
         }
         Ok(Folder { path, _lock: lock })
     }
