@@ -388,6 +388,7 @@ impl Connection {
                 Ok(ConnectionState::WriteTraffic(_)) => Some(Pumped::Done),
                 Ok(_) => return Err(Error::General("an unexpected state in a handshake".into())),
                 Err(error) => {
+                    self.buffer.drain(..discard);
                     self.collect_alert(output);
                     return Err(error);
                 }
@@ -400,17 +401,17 @@ impl Connection {
     }
 
     /// After an error rustls may hold an alert; it takes the place of everything collected before.
+    ///
+    /// rustls is asked only while it has something to send: beyond that it would read the faulty input again.
     fn collect_alert(&mut self, output: &mut Vec<u8>) {
         output.clear();
-        self.buffer.clear();
-        loop {
-            match self.rustls.process_tls_records(&mut []).state {
+        while self.rustls.wants_write() {
+            match self.rustls.process_tls_records(&mut self.buffer).state {
                 Ok(ConnectionState::EncodeTlsData(mut data)) => {
                     if encode(output, |buffer| data.encode(buffer)).is_err() {
                         return;
                     }
                 }
-                Ok(ConnectionState::TransmitTlsData(data)) => data.done(),
                 _ => return,
             }
         }

@@ -341,6 +341,39 @@ fn malformed_messages_get_rustls_alerts() {
 }
 
 #[test]
+fn records_that_hold_no_whole_message_are_refused() {
+    let token = fresh_token!();
+    let bench = Bench::new(&token, &Setup::default());
+    let hello = flight(&mut bench.client(&Offer::new(&TLS13)));
+    let record = |body: &[u8]| [&[22, 3, 3][..], &(body.len() as u16).to_be_bytes(), body].concat();
+    for (name, records) in [
+        ("an oversize message", record(&[0x5a; 32])),
+        (
+            "an oversize message in two records",
+            [record(&[0x5a; 32]), record(&[0x5a; 32])].concat(),
+        ),
+        (
+            "half a message, then an alert",
+            [record(&hello[5..100]), vec![21, 3, 3, 0, 2, 2, 40]].concat(),
+        ),
+        (
+            "half a message, then data",
+            [record(&hello[5..100]), vec![23, 3, 3, 0, 1, 0]].concat(),
+        ),
+        ("two messages", record(&[&hello[5..], &hello[5..]].concat())),
+        ("an empty record", record(&[])),
+        ("no record", vec![]),
+        ("half a record", hello[..50].to_vec()),
+    ] {
+        let step = bench.start(records);
+        match step.result {
+            StepResult::Refused(_) | StepResult::More(..) => {}
+            other => panic!("{name}: {other:?}"),
+        }
+    }
+}
+
+#[test]
 fn a_token_failure_anywhere_is_internal_error_and_leaves_nothing_behind() {
     let token = fresh_token!();
     let setup = Setup {
