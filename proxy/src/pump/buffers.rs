@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use crate::session::BUFFER_LEN;
 
 /// Buffers kept for reuse.
-const KEPT_MAX: usize = 256;
+const KEPT_MAX: usize = 64;
 
 /// The store of buffers.
 #[derive(Default)]

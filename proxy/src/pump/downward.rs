@@ -4,7 +4,7 @@
 
 use std::io::{self, IoSliceMut};
 
-use super::{Link, Stop};
+use super::{Link, Stop, Turns};
 use crate::{
     client::shutdown_write,
     session::{Outbound, Rekeying},
@@ -16,7 +16,9 @@ pub(super) async fn run(
     outbound: &mut Outbound,
     rekeying: &mut Rekeying,
 ) -> Result<(), Stop> {
+    let mut turns = Turns::default();
     loop {
+        turns.next().await;
         flush(link, outbound).await?;
         if link.signals.take_update() || outbound.is_key_spent() {
             if !rekeying.is_supported() {

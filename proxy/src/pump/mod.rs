@@ -247,6 +247,24 @@ impl Link<'_> {
     }
 }
 
+/// Lets the other direction and the other tasks go on, now and then: a socket that is always ready never makes a
+/// direction wait by itself.
+#[derive(Default)]
+struct Turns(u8);
+
+impl Turns {
+    /// Reads of one direction before the others have their turn; a read is at most one buffer.
+    const IN_A_ROW: u8 = 16;
+
+    async fn next(&mut self) {
+        self.0 += 1;
+        if self.0 >= Self::IN_A_ROW {
+            self.0 = 0;
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
 /// Waits for a reason to end that comes from no socket.
 async fn watch(context: &Context, traffic: &Traffic, lifetime: Duration) -> Stop {
     let idle = async {

@@ -11,7 +11,7 @@ use std::{
 
 use tokio::net::TcpStream;
 
-use super::{Buffers, Link, Stop};
+use super::{Buffers, Link, Stop, Turns};
 use crate::{
     client::shutdown_write,
     flight::Refused,
@@ -28,7 +28,9 @@ pub(super) async fn run(
 ) -> Result<(), Stop> {
     let mut batch = Batch::default();
     let mut asked_at: Option<Generation> = None;
+    let mut turns = Turns::default();
     loop {
+        turns.next().await;
         let event = inbound.read(Instant::now(), received.unread(), &mut batch);
         forward(link, received.unread(), &batch.data).await?;
         received.consume(batch.consumed);

@@ -82,6 +82,10 @@ impl Pki {
         Credentials::load(&file("pem"), &file("key"), &self.path("ca.pem")).unwrap()
     }
 
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
     fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
