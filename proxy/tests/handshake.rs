@@ -262,3 +262,79 @@ async fn too_many_connections_are_refused_with_an_alert_and_room_comes_back() {
         }
     }
 }
+
+fn open_files() -> usize {
+    std::fs::read_dir("/proc/self/fd").unwrap().count()
+}
+
+#[tokio::test]
+async fn clients_that_vanish_at_every_stage_leave_nothing_behind() {
+    let mut house = House::new(limits()).await;
+    let (client, backend) = house.established().await;
+    drop((client, backend));
+    let finished = handshake_record(22, &[&[20, 0, 0, 32][..], &VERIFY_DATA].concat());
+    let hello = client_hello();
+    let before = open_files();
+    for is_reset in [false, true] {
+        for cut in 0..hello.len() + finished.len() {
+            let mut stream = house.connect().await;
+            if is_reset {
+                let socket = socket2::SockRef::from(&stream);
+                socket.set_linger(Some(Duration::ZERO)).unwrap();
+            }
+            stream
+                .write_all(&hello[..cut.min(hello.len())])
+                .await
+                .unwrap();
+            if cut > hello.len() {
+                read_flight(&mut stream).await;
+                stream
+                    .write_all(&finished[..cut - hello.len()])
+                    .await
+                    .unwrap();
+            }
+        }
+    }
+    assert!(
+        house.backend.try_recv().is_err(),
+        "a cut Finished reached the backend"
+    );
+    let (client, backend) = house.established().await;
+    drop((client, backend));
+    until(|| open_files() <= before).await;
+    // Each begun handshake is either proven or reported without a proof.
+    let signer = &house.signers[0];
+    until(|| {
+        signer.proven.load(SeqCst) + signer.aborted.load(SeqCst) == signer.starts.load(SeqCst)
+    })
+    .await;
+    assert_eq!(signer.proven.load(SeqCst), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thousand_half_open_clients_do_not_hold_up_a_good_one() {
+    keyhaven_service::shutdown::raise_file_limit();
+    let many = Limits {
+        connections_max: 2000,
+        ..limits()
+    };
+    let mut house = House::new(many).await;
+    let (client, backend) = house.established().await;
+    drop((client, backend));
+    let before = open_files();
+    let mut half_open = Vec::new();
+    for number in 0..1000 {
+        let mut stream = house.connect().await;
+        let hello = client_hello();
+        stream
+            .write_all(&hello[..number % hello.len()])
+            .await
+            .unwrap();
+        half_open.push(stream);
+    }
+    let started = std::time::Instant::now();
+    let (client, backend) = house.established().await;
+    assert!(started.elapsed() < Duration::from_secs(1));
+    drop((client, backend, half_open));
+    until(|| open_files() <= before).await;
+}
