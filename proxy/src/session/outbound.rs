@@ -73,7 +73,7 @@ impl Outbound {
 
     /// Notes that the first `bytes` of [`Self::pending`] have been sent.
     pub fn advance(&mut self, bytes: usize) {
-        self.sent = (self.sent + bytes).min(self.filled);
+        self.sent = self.sent.saturating_add(bytes).min(self.filled);
         if self.sent == self.filled {
             self.sent = 0;
             self.filled = 0;
