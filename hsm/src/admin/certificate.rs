@@ -42,6 +42,7 @@ impl AdminSession {
                 }
             }
         }
+        found.sort_by(|a, b| a.name.cmp(&b.name).then_with(|| a.der.cmp(&b.der)));
         Ok(found)
     }
 

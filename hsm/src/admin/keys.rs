@@ -148,9 +148,21 @@ impl AdminSession {
         } else {
             Attribute::Id(key.name.id.clone())
         };
+        let token = &self.info().label;
         for class in [ObjectClass::PUBLIC_KEY, ObjectClass::CERTIFICATE] {
             let template = [Attribute::Class(class), name.clone()];
-            handles.extend(object::find(&session, &template, &self.info().label)?);
+            handles.extend(object::find(&session, &template, token)?);
+        }
+        // Issuers' certificates were stored under the label alone.
+        let template = [
+            Attribute::Class(ObjectClass::CERTIFICATE),
+            Attribute::Label(key.name.label.clone().into_bytes()),
+        ];
+        for handle in object::find(&session, &template, token)? {
+            let issuer = object::read_name(&session, handle, token)?.id.is_empty();
+            if issuer && !handles.contains(&handle) {
+                handles.push(handle);
+            }
         }
         for handle in &handles {
             session

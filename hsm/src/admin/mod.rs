@@ -15,6 +15,9 @@ mod session;
 mod template;
 mod token;
 
+#[cfg(test)]
+mod tests;
+
 pub use certificate::CertificateEntry;
 pub use error::AdminError;
 pub use material::{Curve, EcMaterial, Ed25519Material, KeyMaterial, RsaMaterial};

@@ -14,7 +14,7 @@ use super::{error::AdminError, public};
 use crate::Error;
 
 /// How an object is named: CKA_LABEL and CKA_ID.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct KeyName {
     /// The label.
     pub label: String,
@@ -74,16 +74,15 @@ impl KeyEntry {
     }
 }
 
-/// Every private key of the token, in the token's order.
+/// Every private key of the token, by label and id: tokens list them in any order.
 pub(super) fn list_keys(session: &Session, token: &str) -> Result<Vec<KeyEntry>, AdminError> {
-    find(
-        session,
-        &[Attribute::Class(ObjectClass::PRIVATE_KEY)],
-        token,
-    )?
-    .into_iter()
-    .map(|handle| read_key(session, handle, token))
-    .collect()
+    let template = [Attribute::Class(ObjectClass::PRIVATE_KEY)];
+    let mut keys = find(session, &template, token)?
+        .into_iter()
+        .map(|handle| read_key(session, handle, token))
+        .collect::<Result<Vec<_>, _>>()?;
+    keys.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(keys)
 }
 
 /// Token objects that fit a template.

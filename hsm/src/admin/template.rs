@@ -1,9 +1,9 @@
 //! The one table of attributes of every object that administration makes.
 //!
 //! A private key has one purpose, to sign, for as long as it exists: it cannot decrypt, unwrap, derive or
-//! sign with recovery, is not readable, and its attributes cannot be changed. It stays copyable, because the key
-//! server uses a session copy; a copy cannot be made weaker, which a test asserts. Invariant: nothing else in this
-//! module writes a usage attribute.
+//! sign with recovery, is not readable, and its attributes cannot be changed. Where a token copies such a key at
+//! all (SoftHSM2 does not), the copy is no weaker, which a test asserts. Invariant: nothing else in this module
+//! writes a usage attribute.
 
 use cryptoki::object::{Attribute, CertificateType, KeyType, ObjectClass};
 use zeroize::Zeroize;

@@ -13,13 +13,14 @@ use keyhaven_types::{CustodyLevel, KeyAlgorithm};
     name = "signer-admin",
     version,
     arg_required_else_help = true,
-    after_help = "A first key, on SoftHSM2:
+    after_help = r#"A first key, on SoftHSM2:
+  TOKEN='pkcs11:token=keyhaven?pin-source=file:pin'
   signer-admin token init --label keyhaven --pin-source file:pin --so-pin-source file:so-pin
-  signer-admin key generate --token 'pkcs11:token=keyhaven?pin-source=file:pin' --algorithm ec-p256 --label site
-  signer-admin key csr --token 'pkcs11:token=keyhaven?pin-source=file:pin' --label site --dns www.example.org
-  signer-admin doctor --token 'pkcs11:token=keyhaven?pin-source=file:pin'
+  signer-admin key generate --token "$TOKEN" --algorithm ec-p256 --label site
+  signer-admin key csr --token "$TOKEN" --label site --dns www.example.org --out site.csr
+  signer-admin doctor --token "$TOKEN"
 
-Exit codes: 0 done, 1 failed, 64 wrong usage, 78 wrong configuration."
+Exit codes: 0 done, 1 failed, 64 wrong usage, 78 wrong configuration."#
 )]
 pub struct Cli {
     /// Print one JSON document instead of text; failures too, on standard error
@@ -67,8 +68,8 @@ pub enum TokenVerb {
   signer-admin token init --label keyhaven --pin-source file:pin --so-pin-source file:so-pin
   signer-admin token init --label keyhaven          (asks for both PINs on the terminal)
 
-A token that has the label already is initialised again only after its label was typed again, or with
---yes: every key in it is destroyed. It must be given its present security officer's PIN.")]
+A token that has the label already is initialised again only after its label was typed again,
+or with --yes: every key in it is destroyed. It must be given its present security officer's PIN.")]
     Init(InitArgs),
     /// Show one token: PIN state, keys, certificates
     #[command(after_help = "Example:
@@ -83,8 +84,8 @@ pub enum KeyVerb {
     #[command(after_help = "Example:
   signer-admin key generate --token keyhaven --pin-source file:pin --algorithm ec-p256 --label site
 
-The key can sign and nothing else; it cannot be read or wrapped out. It is proven by a signature before
-the command says that it is made.")]
+The key can sign and nothing else; it cannot be read or wrapped out. It is proven by a signature
+before the command says that it is made.")]
     Generate(GenerateArgs),
     /// Import a private key from a file
     #[command(
@@ -93,11 +94,12 @@ Keys: RSA with 2048 to 4096 bits, ECDSA P-256 and P-384, Ed25519.
 
 Examples:
   signer-admin key import old.pem --token keyhaven --label site --certificate site.pem
-  signer-admin key import site.p12 --token keyhaven --label site --chain-out site.pem --store-certificates
+  signer-admin key import site.p12 --token keyhaven --label site --chain-out site.pem
   signer-admin key import old.key --token keyhaven --label site --password-source file:pass --yes
 
-The file is never touched. Once the key is in use, destroy the file and its backups: a key that was in a
-file may have copies, and `signer-admin custody` will say so for ever. A key made by `key generate` has none."
+The file is never touched. Once the key is in use, destroy the file and its backups: a key that was
+in a file may have copies, and `signer-admin custody` will say so for ever. A key made by
+`key generate` has none."
     )]
     Import(ImportArgs),
     /// List the private keys of a token
@@ -116,7 +118,7 @@ The label is asked for again on the terminal; scripts say --yes.")]
     Delete(DeleteArgs),
     /// Make a certificate signing request (PKCS#10), signed in the token
     #[command(after_help = "Example:
-  signer-admin key csr --token keyhaven --label site --dns www.example.org,example.org --out site.csr")]
+  signer-admin key csr --token keyhaven --label site --dns www.example.org,example.org")]
     Csr(CsrArgs),
 }
 
@@ -127,8 +129,8 @@ pub enum CertVerb {
     #[command(after_help = "Example:
   signer-admin cert import site.pem --token keyhaven --label site
 
-A certificate that the key has already is replaced. The signer reads its chain from the file that its
-configuration names; certificates in the token are for other programs that look for them there.")]
+A certificate that the key has already is replaced. The signer reads its chain from the file that
+its configuration names; certificates in the token are for programs that look for them there.")]
     Import(CertImportArgs),
     /// Show a certificate file, or the certificates in a token
     #[command(after_help = "Examples:
@@ -335,7 +337,7 @@ pub struct CustodyArgs {
   signer-admin doctor --config /etc/keyhaven/signer.toml
   signer-admin doctor --token 'pkcs11:token=keyhaven?pin-source=file:pin'
 
-Nothing is changed. A PIN is tried once, and not at all when the token says that few tries are left.
+Nothing is changed. A PIN is tried once, and not at all when the token says that it is the last try.
 Exit code 1 when something must be repaired.")]
 pub struct DoctorArgs {
     #[command(flatten)]

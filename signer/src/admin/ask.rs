@@ -97,9 +97,18 @@ pub(super) struct Wanted<'a> {
 impl Wanted<'_> {
     /// Reads the secret from its source; without one, asks on the terminal.
     pub(super) fn read(&self, source: Option<&PinSource>) -> Result<Pin, Failure> {
+        self.read_from(Path::new("."), source)
+    }
+
+    /// The same, with the folder from which a relative path starts.
+    pub(super) fn read_from(
+        &self,
+        base: &Path,
+        source: Option<&PinSource>,
+    ) -> Result<Pin, Failure> {
         match source {
             Some(source @ (PinSource::File(_) | PinSource::Credential(_))) => source
-                .read(Path::new("."), self.of)
+                .read(base, self.of)
                 .map_err(|error| self.failed(&error)),
             Some(PinSource::Terminal) | None => self.ask(),
         }

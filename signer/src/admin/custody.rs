@@ -11,6 +11,7 @@ use super::{
     args::CustodyArgs, failure::Failure, key::key_json, report::Report, select::Selected, text,
     token,
 };
+use crate::config::Config;
 
 /// Proves and reports.
 pub(super) fn run(args: &CustodyArgs) -> Result<Report, Failure> {
@@ -37,7 +38,14 @@ pub(super) fn run(args: &CustodyArgs) -> Result<Report, Failure> {
 }
 
 fn tokens(args: &CustodyArgs) -> Result<Vec<Selected>, Failure> {
-    Ok(vec![Selected::new(&args.token)?])
+    match &args.config {
+        Some(path) => Config::read(path)?
+            .tokens
+            .iter()
+            .map(Selected::from_config)
+            .collect(),
+        None => Ok(vec![Selected::new(&args.token)?]),
+    }
 }
 
 fn describe(selected: &Selected, profile: &Profile, keys: &[KeyEntry]) -> String {

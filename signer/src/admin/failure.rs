@@ -4,6 +4,7 @@
 //! failure has both lines.
 
 use keyhaven_hsm::{Error as HsmError, PinError, UriError, admin::AdminError};
+use keyhaven_service::config::ConfigError;
 use serde_json::json;
 
 use super::{keyfile::KeyFileError, text::chain};
@@ -59,6 +60,15 @@ impl Failure {
         } else {
             format!("error: {}\n  try: {}\n", self.what, self.remedy)
         }
+    }
+}
+
+impl From<ConfigError> for Failure {
+    fn from(error: ConfigError) -> Self {
+        Self::config(
+            chain(&error),
+            "signer-admin doctor --config FILE lists every problem; config/signer.toml explains every key",
+        )
     }
 }
 

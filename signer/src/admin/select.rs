@@ -3,6 +3,8 @@
 //! Chooses and opens; what is done with the token is the verbs' business. Invariant: more than one token is never
 //! guessed among, and the PIN is sent once.
 
+use std::path::PathBuf;
+
 use keyhaven_hsm::{
     Module, Pin, PinSource, Token, TokenInfo, Uri,
     admin::{AdminSession, KeyEntry, token_fits},
@@ -14,6 +16,7 @@ use super::{
     failure::Failure,
     text,
 };
+use crate::config::TokenConfig;
 
 /// One token, chosen but not logged in to.
 pub(super) struct Selected {
@@ -21,6 +24,8 @@ pub(super) struct Selected {
     pub(super) uri: Uri,
     pub(super) info: TokenInfo,
     pin_source: Option<PinSource>,
+    /// Where a relative PIN file starts from.
+    base: PathBuf,
 }
 
 impl Selected {
@@ -44,6 +49,20 @@ impl Selected {
             uri,
             info,
             pin_source,
+            base: PathBuf::from("."),
+        })
+    }
+
+    /// A token of a signer's configuration.
+    pub(super) fn from_config(section: &TokenConfig) -> Result<Self, Failure> {
+        let module = Module::load(section.module.as_deref())?;
+        let info = choose(&module, &section.uri)?;
+        Ok(Self {
+            module,
+            uri: section.uri.clone(),
+            info,
+            pin_source: Some(section.pin_source.clone()),
+            base: section.base.clone(),
         })
     }
 
@@ -61,7 +80,7 @@ impl Selected {
             option: "--pin-source",
             new: false,
         };
-        wanted.read(self.pin_source.as_ref())
+        wanted.read_from(&self.base, self.pin_source.as_ref())
     }
 
     /// Logs in for administration.

@@ -3,16 +3,24 @@
 //! Changes nothing. Invariant: a PIN is sent at most once, after the token said that tries are left.
 
 mod finding;
+mod setup;
+mod site;
 mod token;
 
 use finding::{Findings, Severity};
 
-use super::{args::DoctorArgs, failure::Failure, report::Report};
+use super::{args::DoctorArgs, failure::Failure, report::Report, select::Selected};
 
 /// Examines a configuration, or one token.
 pub(super) fn run(args: &DoctorArgs) -> Result<Report, Failure> {
     let mut findings = Findings::default();
-    token::examine(&args.token, &mut findings);
+    match &args.config {
+        Some(path) => setup::examine(path, &mut findings),
+        None => {
+            // The session stays open until everything was looked at.
+            let _session = token::examine(Selected::new(&args.token), &mut findings);
+        }
+    }
     let failed = findings.worst() == Some(Severity::Problem);
     Ok(findings.report().failed_if(failed))
 }

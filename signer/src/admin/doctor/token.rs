@@ -9,25 +9,36 @@ use std::{
 };
 
 use keyhaven_hsm::{
-    Module, TokenInfo,
+    Module, Pin, Profile, TokenInfo,
     admin::{AdminSession, KeyEntry},
 };
 use x509_parser::parse_x509_certificate;
 
 use super::finding::Findings;
-use crate::admin::{args::TokenArgs, cert, select::Selected, text};
+use crate::admin::{cert, failure::Failure, select::Selected, text};
 
 /// Days before a certificate's end when the doctor begins to speak of it.
-pub(super) const EXPIRY_WARNING_DAYS: i64 = 30;
+const EXPIRY_WARNING_DAYS: i64 = 30;
 
-/// Examines the token that the options name.
-pub(super) fn examine(args: &TokenArgs, findings: &mut Findings) {
-    let selected = match Selected::new(args) {
+/// A token that could be logged in to.
+pub(super) struct Opened {
+    pub(super) keys: Vec<KeyEntry>,
+    pub(super) profile: Option<Profile>,
+    // Keeps the login.
+    _session: AdminSession,
+}
+
+/// Examines a token, and keeps it open.
+pub(super) fn examine(
+    selected: Result<Selected, Failure>,
+    findings: &mut Findings,
+) -> Option<Opened> {
+    let selected = match selected {
         Ok(selected) => selected,
         Err(failure) => {
             findings.failure("module and token", failure);
             look_at_softhsm(findings);
-            return;
+            return None;
         }
     };
     let subject = format!("token `{}`", text::clean(&selected.info.label));
@@ -38,9 +49,14 @@ pub(super) fn examine(args: &TokenArgs, findings: &mut Findings) {
     module_file(&selected.module, findings);
     look_at_softhsm(findings);
     findings.good(&subject, format!("found, serial {}", selected.info.serial));
-    if let Some(session) = log_in(&selected, &subject, findings) {
-        keys(&session, &subject, findings);
-    }
+    let (session, pin) = log_in(&selected, &subject, findings)?;
+    let profile = levels(&selected, pin, &subject, findings);
+    let keys = keys(&session, &subject, findings);
+    Some(Opened {
+        keys,
+        profile,
+        _session: session,
+    })
 }
 
 fn module_file(module: &Module, findings: &mut Findings) {
@@ -125,7 +141,11 @@ fn token_folder(folder: &Path, configuration: &Path, findings: &mut Findings) {
 }
 
 /// Judges the PIN's state and source before it is used, then logs in once.
-fn log_in(selected: &Selected, subject: &str, findings: &mut Findings) -> Option<AdminSession> {
+fn log_in(
+    selected: &Selected,
+    subject: &str,
+    findings: &mut Findings,
+) -> Option<(AdminSession, Pin)> {
     if !may_try(&selected.info, subject, findings) {
         return None;
     }
@@ -143,8 +163,7 @@ fn log_in(selected: &Selected, subject: &str, findings: &mut Findings) -> Option
     match selected.open_with(&pin) {
         Ok(session) => {
             findings.good(subject, "the PIN is right");
-            levels(selected, pin, subject, findings);
-            Some(session)
+            Some((session, pin))
         }
         Err(failure) => {
             findings.failure(subject, failure);
@@ -185,26 +204,40 @@ fn may_try(info: &TokenInfo, subject: &str, findings: &mut Findings) -> bool {
     false
 }
 
-fn levels(selected: &Selected, pin: keyhaven_hsm::Pin, subject: &str, findings: &mut Findings) {
+fn levels(
+    selected: &Selected,
+    pin: Pin,
+    subject: &str,
+    findings: &mut Findings,
+) -> Option<Profile> {
     let proven = selected
         .open_token(pin)
         .and_then(|token| token.prove().map_err(Into::into));
     match proven {
-        Ok(profile) => findings.good(
-            subject,
-            format!(
-                "custody: {} for TLS 1.3, {} for TLS 1.2 (signer-admin custody says more)",
-                profile.tls13, profile.tls12
-            ),
-        ),
-        Err(failure) => findings.failure(subject, failure),
+        Ok(profile) => {
+            findings.good(
+                subject,
+                format!(
+                    "custody: {} for TLS 1.3, {} for TLS 1.2 (signer-admin custody says more)",
+                    profile.tls13, profile.tls12
+                ),
+            );
+            Some(profile)
+        }
+        Err(failure) => {
+            findings.failure(subject, failure);
+            None
+        }
     }
 }
 
-fn keys(session: &AdminSession, subject: &str, findings: &mut Findings) {
+fn keys(session: &AdminSession, subject: &str, findings: &mut Findings) -> Vec<KeyEntry> {
     let keys = match session.keys() {
         Ok(keys) => keys,
-        Err(error) => return findings.failure(subject, error),
+        Err(error) => {
+            findings.failure(subject, error);
+            return Vec::new();
+        }
     };
     if keys.is_empty() {
         findings.warning(
@@ -217,15 +250,11 @@ fn keys(session: &AdminSession, subject: &str, findings: &mut Findings) {
         one_key(session, key, &keys, findings);
     }
     certificates(session, &keys, findings);
+    keys
 }
 
 /// Attributes, twins, and whether the key signs.
-pub(super) fn one_key(
-    session: &AdminSession,
-    key: &KeyEntry,
-    keys: &[KeyEntry],
-    findings: &mut Findings,
-) {
+fn one_key(session: &AdminSession, key: &KeyEntry, keys: &[KeyEntry], findings: &mut Findings) {
     let subject = format!("key {}", text::clean(&key.to_text()));
     let twins = keys
         .iter()

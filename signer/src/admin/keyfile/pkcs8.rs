@@ -13,7 +13,7 @@ use pkcs8::{
 use super::{KeyFileError, ec, rsa};
 
 /// PBKDF2 iterations; people use up to a million.
-const ITERATIONS_MAX: u32 = 10_000_000;
+const ITERATIONS_MAX: u32 = 5_000_000;
 /// scrypt's N times r: 128 bytes of memory each, so 256 MiB.
 const SCRYPT_BLOCKS_MAX: u64 = 1 << 21;
 /// scrypt's p.
@@ -85,7 +85,7 @@ fn check_cost(scheme: &EncryptionScheme) -> Result<(), KeyFileError> {
     };
     match &parameters.kdf {
         Kdf::Pbkdf2(kdf) if kdf.iteration_count > ITERATIONS_MAX => {
-            too_expensive("more than ten million PBKDF2 iterations")
+            too_expensive("more than five million PBKDF2 iterations")
         }
         Kdf::Scrypt(kdf) => {
             let blocks = kdf.cost_parameter.saturating_mul(u64::from(kdf.block_size));

@@ -1,0 +1,128 @@
+//! `doctor`: each fault is made, and found with its remedy.
+
+use std::os::unix::fs::PermissionsExt;
+
+use crate::support::{Bench, Run};
+
+impl Run {
+    fn found(&self, mark: &str, what: &str) {
+        let hit = self
+            .stdout
+            .lines()
+            .any(|line| line.starts_with(mark) && line.contains(what));
+        assert!(hit, "no {mark} with {what}: {}", self.stdout);
+    }
+}
+
+#[test]
+fn a_good_token_is_all_well() {
+    let bench = Bench::new();
+    let folder = bench.token.dir().join("tokens");
+    std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o700)).unwrap();
+    bench.json(&["key", "generate", "--algorithm", "ec-p256", "--label", "k"]);
+    let run = bench.on_token(&["doctor"]);
+    assert_eq!(run.code, 0, "{run:?}");
+    run.found(
+        "ok",
+        "signs rightly; generated in this token and never readable",
+    );
+    assert!(run.stdout.ends_with("all well\n"), "{run:?}");
+}
+
+#[test]
+fn a_wrong_pin_an_open_pin_file_and_no_token_are_found() {
+    let bench = Bench::new();
+    let wrong = bench.secret("wrong", "999999");
+    let run = bench.run(&["doctor", "--pin-source", &wrong]);
+    assert_eq!(run.code, 1, "{run:?}");
+    run.found("PROBLEM", "refused the PIN");
+
+    let open = bench.path("open");
+    std::fs::write(&open, bench.token.pin()).unwrap();
+    let run = bench.run(&[
+        "doctor",
+        "--pin-source",
+        &format!("file:{}", open.display()),
+    ]);
+    assert_eq!(run.code, 1, "{run:?}");
+    run.found("PROBLEM", "can be read by others");
+
+    bench.token.remove_dir().unwrap();
+    let run = bench.on_token(&["doctor"]);
+    assert_eq!(run.code, 1, "{run:?}");
+    run.found("PROBLEM", "cannot be opened");
+    assert!(run.stdout.contains("try: "), "{run:?}");
+}
+
+#[test]
+fn weak_keys_and_twins_are_found() {
+    let bench = Bench::new();
+    bench.token.generate_key("rsa:2048", "twin", "01").unwrap();
+    bench
+        .token
+        .generate_key("EC:prime256v1", "twin", "02")
+        .unwrap();
+    let run = bench.on_token(&["doctor"]);
+    run.found("warning", "it may decrypt (CKA_DECRYPT)");
+    run.found("warning", "2 private keys have this label");
+}
+
+#[test]
+fn a_configuration_is_examined_whole() {
+    let bench = Bench::new();
+    bench.make("ec-p256");
+    bench.make("ed25519");
+    bench.json(&["key", "import", "ec-p256.pem", "--label", "demo", "--yes"]);
+    identity(&bench);
+    let write = |certificate: &str, names: &str, key: &str| {
+        let text = format!(
+            "listen = \"127.0.0.1:0\"\n[identity]\ncertificate = \"id.crt\"\nkey = \"id.key\"\nca = \"idca.crt\"\n\
+             [[token]]\nname = \"main\"\nuri = \"{}\"\n\
+             [[site]]\nnames = [{names}]\nproxies = [\"spiffe://keyhaven.test/proxy/edge-1\"]\n\
+             [[site.key]]\ntoken = \"main\"\nuri = \"pkcs11:object={key};type=private\"\ncertificate = \"{certificate}\"\n",
+            bench.token.uri_with_pin()
+        );
+        std::fs::write(bench.path("signer.toml"), text).unwrap();
+        bench.run(&["doctor", "--config", "signer.toml"])
+    };
+    let run = write("ec-p256.crt", "\"ec-p256.example\"", "demo");
+    assert_eq!(run.code, 0, "{run:?}");
+    run.found("ok", "found, and the certificate is its own");
+    run.found("ok", "names every name of the site");
+    run.found("ok", "identity");
+
+    let run = write("ec-p256.crt", "\"other.example\"", "demo");
+    assert_eq!(run.code, 1, "{run:?}");
+    run.found("PROBLEM", "it does not name other.example");
+
+    let run = write("ed25519.crt", "\"ed25519.example\"", "demo");
+    run.found("PROBLEM", "is of another key");
+
+    let run = write("ec-p256.crt", "\"ec-p256.example\"", "gone");
+    run.found("PROBLEM", "has no such private key");
+
+    let run = write("nowhere.crt", "\"ec-p256.example\"", "demo");
+    run.found("PROBLEM", "nowhere.crt");
+    std::fs::write(bench.path("signer.toml"), "listen = 3").unwrap();
+    let run = bench.run(&["doctor", "--config", "signer.toml"]);
+    assert_eq!(run.code, 1, "{run:?}");
+    run.found("PROBLEM", "signer.toml:1");
+    bench
+        .run(&["custody", "--config", "signer.toml"])
+        .refused(78, "signer.toml:1");
+}
+
+/// An identity of a signer from a CA of its own.
+fn identity(bench: &Bench) {
+    bench.openssl("genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out idca.key");
+    bench.openssl("req -new -x509 -key idca.key -subj /CN=ca -days 90 -out idca.crt");
+    bench.openssl("genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out id.key");
+    std::fs::set_permissions(bench.path("id.key"), std::fs::Permissions::from_mode(0o600)).unwrap();
+    bench.openssl("req -new -key id.key -subj /CN=signer -out id.csr");
+    std::fs::write(
+        bench.path("id.ext"),
+        "subjectAltName=critical,URI:spiffe://keyhaven.test/signer/one\nextendedKeyUsage=serverAuth,clientAuth\nkeyUsage=critical,digitalSignature\nbasicConstraints=critical,CA:FALSE\n",
+    )
+    .unwrap();
+    bench.openssl("x509 -req -in id.csr -CA idca.crt -CAkey idca.key -CAcreateserial -days 90 -extfile id.ext -out id.crt");
+}

@@ -1,0 +1,151 @@
+//! A token, a folder, the program, and openssl.
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+};
+
+use keyhaven_softhsm_test::TestToken;
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// The password of every encrypted file here.
+pub(crate) const PASSWORD: &str = "correct horse battery";
+
+pub(crate) struct Bench {
+    pub(crate) token: TestToken,
+    folder: TempDir,
+}
+
+/// How a run ended.
+#[derive(Debug)]
+pub(crate) struct Run {
+    pub(crate) code: i32,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+impl Bench {
+    pub(crate) fn new() -> Self {
+        Self {
+            token: TestToken::new("test").unwrap(),
+            folder: tempfile::tempdir().unwrap(),
+        }
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Writes a file that only its owner can read.
+    pub(crate) fn secret(&self, name: &str, content: &str) -> String {
+        use std::os::unix::fs::PermissionsExt;
+        let path = self.path(name);
+        std::fs::write(&path, content).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+        format!("file:{}", path.display())
+    }
+
+    /// Runs the program, in the folder, without a terminal.
+    pub(crate) fn run(&self, arguments: &[&str]) -> Run {
+        let output = Command::new(env!("CARGO_BIN_EXE_signer-admin"))
+            .args(arguments)
+            .current_dir(self.folder.path())
+            .envs(self.token.env())
+            .env("COLUMNS", "100")
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        let run = Run::of(&output);
+        // No secret is ever repeated, whatever the verb.
+        let pin_line = self.token.so_pin();
+        for secret in [
+            PASSWORD,
+            pin_line,
+            "BEGIN PRIVATE KEY",
+            "BEGIN RSA PRIVATE",
+            "BEGIN EC PRIVATE",
+        ] {
+            assert!(
+                !run.stdout.contains(secret) && !run.stderr.contains(secret),
+                "{run:?}"
+            );
+        }
+        run
+    }
+
+    /// Runs a verb on the token.
+    pub(crate) fn on_token(&self, arguments: &[&str]) -> Run {
+        let uri = self.token.uri_with_pin();
+        let mut all = arguments.to_vec();
+        all.extend(["--token", &uri]);
+        self.run(&all)
+    }
+
+    /// Runs a verb on the token that must succeed; gives its JSON.
+    pub(crate) fn json(&self, arguments: &[&str]) -> Value {
+        let mut all = arguments.to_vec();
+        all.push("--json");
+        let run = self.on_token(&all);
+        assert_eq!(run.code, 0, "{run:?}");
+        serde_json::from_str(&run.stdout).unwrap()
+    }
+
+    /// Runs openssl in the folder; it must succeed.
+    pub(crate) fn openssl(&self, arguments: &str) -> String {
+        let output = Command::new("openssl")
+            .args(
+                arguments
+                    .split_ascii_whitespace()
+                    .map(|part| part.replace('~', PASSWORD)),
+            )
+            .current_dir(self.folder.path())
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "openssl {arguments}: {output:?}");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// The labels of the token's objects of a class, as pkcs11-tool lists them.
+    pub(crate) fn labels(&self, class: &str) -> Vec<String> {
+        let output = self
+            .token
+            .pkcs11_tool()
+            .args(["--list-objects", "--type", class])
+            .output()
+            .unwrap();
+        String::from_utf8_lossy(&output.stdout)
+            .lines()
+            .filter_map(|line| line.trim().strip_prefix("label:"))
+            .map(|label| label.trim().to_owned())
+            .collect()
+    }
+}
+
+impl Run {
+    fn of(output: &Output) -> Self {
+        Self {
+            code: output.status.code().unwrap_or(-1),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+
+    /// It failed with this code, in two lines, and the first says this.
+    pub(crate) fn refused(&self, code: i32, what: &str) {
+        assert_eq!(self.code, code, "{self:?}");
+        let lines: Vec<&str> = self.stderr.lines().collect();
+        let error = lines.iter().position(|line| line.starts_with("error: "));
+        let error = error.unwrap_or_else(|| panic!("no error line: {self:?}"));
+        assert!(lines[error].contains(what), "{self:?}");
+        assert!(lines[error + 1].starts_with("  try: "), "{self:?}");
+        assert!(self.stdout.is_empty(), "{self:?}");
+    }
+}
+
+/// Content and time of last change.
+pub(crate) fn fingerprint(path: &Path) -> (Vec<u8>, std::time::SystemTime) {
+    let metadata = path.metadata().unwrap();
+    (std::fs::read(path).unwrap(), metadata.modified().unwrap())
+}
