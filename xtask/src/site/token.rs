@@ -120,7 +120,7 @@ fn digits() -> Result<String, Error> {
             program: "the random generator".to_owned(),
             why: "it gave nothing".to_owned(),
         })?;
-    // 250 is the largest multiple of ten that fits a byte's range; the tiny bias above it does not matter here.
+    // Low digits are a little likelier, which does not matter for a token that holds a demo's key.
     Ok(bytes
         .iter()
         .map(|byte| char::from(b'0' + byte % 10))

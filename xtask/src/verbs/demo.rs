@@ -46,8 +46,11 @@ pub(crate) fn run(options: &Options, interrupt: &Interrupt) -> Result<(), Error>
         prepare(options, &folder, &programs)
     })?;
     let mut running = step("start", || start(options, &folder, &programs, interrupt))?;
-    let seen = step("requests", || request(&running, &folder, interrupt));
-    let level = seen.and_then(|()| custody(&mut running, interrupt))?;
+    let level = step("requests", || {
+        request(&running, &folder, interrupt)?;
+        custody(&mut running, interrupt)
+    })
+    .inspect_err(|_| show_logs(&running))?;
     describe(&running, &folder, &token, &level);
     if !options.once {
         stay(&mut running, interrupt)?;
@@ -153,6 +156,14 @@ fn request(running: &Running, folder: &Folder, interrupt: &Interrupt) -> Result<
         ));
     }
     Ok(())
+}
+
+/// What the daemons said last, for a failure that is theirs.
+fn show_logs(running: &Running) {
+    for (name, daemon) in [("signer", &running.signer), ("proxy", &running.proxy)] {
+        let tail = command::last_lines(&daemon.log_text(), 8);
+        say::line(format!("---- {name}'s log, last lines ----\n{tail}"));
+    }
 }
 
 fn describe(running: &Running, folder: &Folder, token: &Token<'_>, level: &str) {
