@@ -280,7 +280,7 @@ fn until_ready<T>(
     interrupt: &Interrupt,
     mut attempt: impl FnMut() -> Result<T, Error>,
 ) -> Result<T, Error> {
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + Duration::from_secs(3);
     loop {
         interrupt.check()?;
         match attempt() {
