@@ -248,6 +248,8 @@ fn it_says_what_it_imports_and_that_the_file_must_go() {
         "--certificate",
         "ec-p256.crt",
     ];
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o644);
+    std::fs::set_permissions(bench.path("ec-p256.pem"), mode).unwrap();
     // Without a terminal and without --yes it shows, and stops.
     let run = bench.on_token(&arguments);
     run.refused(64, "must be confirmed");
@@ -260,6 +262,10 @@ fn it_says_what_it_imports_and_that_the_file_must_go() {
     ] {
         assert!(run.stderr.contains(part), "{part}: {run:?}");
     }
+    assert!(
+        run.stderr.contains("other users can read the file"),
+        "{run:?}"
+    );
     assert!(bench.labels("privkey").is_empty());
     let run = bench.on_token(&[&arguments[..], &["--yes"]].concat());
     assert_eq!(run.code, 0, "{run:?}");

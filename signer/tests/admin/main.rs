@@ -13,4 +13,5 @@ mod import;
 mod import_refused;
 mod key;
 mod support;
+mod terminal;
 mod token;

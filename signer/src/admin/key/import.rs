@@ -6,6 +6,7 @@
 use std::{
     fs::File,
     io::{Read, Write},
+    os::unix::fs::PermissionsExt,
     path::Path,
 };
 
@@ -117,6 +118,11 @@ impl Plan {
             text::clean(&self.name.label),
             self.name.id_hex(),
         );
+        if let Some(mode) = open_to_others(&args.file) {
+            out.push_str(&format!(
+                "  exposed      other users can read the file (mode {mode:04o}): they may have the key\n"
+            ));
+        }
         match self.chain.first() {
             Some(leaf) => out.push_str(&cert::describe(leaf, "  ")),
             None => out.push_str("  certificate  none found\n"),
@@ -156,6 +162,12 @@ fn read_key(args: &ImportArgs) -> Result<KeyFile, Failure> {
     .read(source.as_ref())?;
     keyfile::parse(&bytes, Some(password.expose_secret()))
         .map_err(|error| of_file(&args.file, error))
+}
+
+/// The file's mode, when others than its owner may read it.
+fn open_to_others(path: &Path) -> Option<u32> {
+    let mode = path.metadata().ok()?.permissions().mode() & 0o7777;
+    (mode & 0o044 != 0).then_some(mode)
 }
 
 fn of_file(path: &Path, error: KeyFileError) -> Failure {
