@@ -388,6 +388,43 @@ fn s11_what_the_signer_does_not_hold_fails_closed() {
 }
 
 #[test]
+fn early_data_under_a_foreign_ticket_is_skipped() {
+    let site = site("EC:prime256v1").start();
+    // A ticket of nobody's with a binder of nothing (RFC 8446, section 4.2.11): it must be the last extension.
+    let ticket = [[0, 40].as_slice(), &[0x77; 40], &[0; 4]].concat();
+    let psk = [[0, 46].as_slice(), &ticket, &[0, 33, 32], &[0x55; 32]].concat();
+    let hello = Hello {
+        extra: vec![(42, Vec::new()), (41, psk)],
+        ..Hello::tls13(NAME)
+    };
+    let mut client = Client13::connect_with(site.address(), &hello, |stream, message| {
+        stream.write_all(&record(HANDSHAKE, message))?;
+        for _ in 0..3 {
+            stream.write_all(&record(APPLICATION_DATA, &[0x66; 200]))?;
+        }
+        Ok(())
+    })
+    .unwrap();
+    client.finish().unwrap();
+    assert!(client.ask().unwrap().ends_with(GREETING));
+}
+
+#[test]
+fn no_tickets_are_given() {
+    let site = site("EC:prime256v1").start();
+    let mut client = Client13::established(site.address(), &Hello::tls13(NAME)).unwrap();
+    client.send(APPLICATION_DATA, &get("/")).unwrap();
+    let first = client.receive().unwrap();
+    assert_eq!(
+        first.kind, APPLICATION_DATA,
+        "something else came first: {first:?}"
+    );
+    let mut command = s_client(NAME, site.address(), &site.ca());
+    let got = run(command.args(["-tls1_2"]), b"");
+    assert!(!got.text().contains("TLS session ticket:"), "{}", got.all());
+}
+
+#[test]
 fn a_tls13_server_that_speaks_tls12_marks_its_random() {
     let site = site("EC:prime256v1").start();
     let client = Client12::connect(site.address(), &Hello::tls12(NAME)).unwrap();
