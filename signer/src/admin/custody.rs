@@ -66,7 +66,7 @@ fn describe(selected: &Selected, profile: &Profile, keys: &[KeyEntry]) -> String
         kept(profile.tls12),
     );
     for check in &profile.checks {
-        let mark = if check.passed { "passed" } else { "FAILED" };
+        let mark = if check.passed { "passed" } else { "cannot" };
         out.push_str(&format!(
             "  self-test      {mark}  {}: {}\n",
             text::clean(&check.name),

@@ -85,7 +85,7 @@ impl Findings {
         let (problems, warnings) = (count(Severity::Problem), count(Severity::Warning));
         out.push_str(&match (problems, warnings) {
             (0, 0) => "all well\n".to_owned(),
-            _ => format!("{problems} problems, {warnings} warnings\n"),
+            _ => format!("problems: {problems}, warnings: {warnings}\n"),
         });
         Report::new(
             json!({"findings": self.0, "problems": problems, "warnings": warnings}),
