@@ -318,6 +318,39 @@ fn a_key_that_signs_wrongly_is_not_loaded() {
 }
 
 #[test]
+fn stalled_handshakes_hold_no_more_than_their_share() {
+    let site = site("EC:prime256v1")
+        .signer_limits("pending_max = 40\npending_timeout_s = 2")
+        .start();
+    handshake12(&site);
+    settle(&site);
+    let before = site.shim().report();
+    let mut stalled: Vec<Client12> = (0..150)
+        .map(|_| Client12::connect(site.address(), &Hello::tls12(NAME)).unwrap())
+        .collect();
+    let most = site.shim().report().live_max() - before.live();
+    assert!(most <= 3 * 40, "{most} ephemeral objects for 40 handshakes");
+    // The oldest have made room: they are told when they come back. The newest are served.
+    assert_eq!(
+        stalled[0].finish().unwrap_err().alert(),
+        Some(80),
+        "internal_error"
+    );
+    stalled[149].finish().unwrap();
+    drop(stalled);
+    let deadline = Instant::now() + Duration::from_secs(15);
+    while site.shim().report().live() > before.live() {
+        assert!(
+            Instant::now() < deadline,
+            "{} objects are left",
+            site.shim().report().live()
+        );
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    handshake12(&site);
+}
+
+#[test]
 fn a_storm_of_bad_points_is_the_clients_fault() {
     let site = site("EC:prime256v1").start();
     for _ in 0..300 {

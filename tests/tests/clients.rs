@@ -177,8 +177,9 @@ fn gnutls_speaks_both_versions() {
     for (key, name) in kinds {
         for version in ["VERS-TLS1.3", "VERS-TLS1.2"] {
             for group in ["GROUP-SECP256R1", "GROUP-X25519", "GROUP-SECP384R1"] {
-                let priority =
-                    format!("NORMAL:-VERS-ALL:+{version}:-GROUP-ALL:+{group}:+GROUP-SECP256R1:+GROUP-SECP384R1");
+                let priority = format!(
+                    "NORMAL:-VERS-ALL:+{version}:-GROUP-ALL:+{group}:+GROUP-SECP256R1:+GROUP-SECP384R1"
+                );
                 let got = run(
                     &mut gnutls(name, site.address(), &site.ca(), &priority),
                     &closing_get(),

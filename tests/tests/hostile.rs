@@ -336,6 +336,37 @@ fn half_open_connections_at_the_signers_door() {
 }
 
 #[test]
+fn the_slow_at_the_signers_door_are_not_waited_for() {
+    let mut site = site("EC:prime256v1").start();
+    let then = before(&site);
+    let since = Instant::now();
+    let mut crowd: Vec<TcpStream> = (0..20)
+        .map(|count| {
+            let mut stream = TcpStream::connect(site.signer_address()).unwrap();
+            stream
+                .set_read_timeout(Some(Duration::from_secs(20)))
+                .unwrap();
+            stream.write_all(&hello_record()[..count]).unwrap();
+            stream
+        })
+        .collect();
+    for stream in &mut crowd {
+        // Ends with the server's close; a reset says the same.
+        let ended = stream.read_to_end(&mut Vec::new());
+        assert!(
+            ended.is_ok()
+                || ended.is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionReset)
+        );
+    }
+    assert!(
+        since.elapsed() < Duration::from_secs(15),
+        "{:?}",
+        since.elapsed()
+    );
+    is_as_before(&mut site, &then);
+}
+
+#[test]
 fn frames_that_are_none_end_the_callers_connection_alone() {
     let mut site = site("EC:prime256v1").start();
     let then = before(&site);

@@ -5,10 +5,12 @@
 use std::fs;
 use std::io;
 use std::process::Command;
+use std::time::Instant;
 
 use keyhaven_tests::channel::Caller;
 use keyhaven_tests::clients;
 use keyhaven_tests::pki::{Ca, Flaw, Pair};
+use keyhaven_tests::rawtls::{Client13, Hello};
 use keyhaven_tests::running::Parts;
 use keyhaven_tests::site::{NAME, SIGNER, site};
 use keyhaven_wire::{Reply, Request};
@@ -243,4 +245,46 @@ fn an_unknown_an_unauthorised_and_a_missing_name_look_the_same() {
     seen.push(alert_at(&mut command).contains("alert number 112"));
     assert_eq!(seen, [true, true, true], "unrecognized_name each time");
     assert_eq!(site.backend().connections(), 0);
+}
+
+/// Security rule T8: who asks cannot tell a name that is not there from one that he may not use.
+#[test]
+fn an_unknown_and_an_unauthorised_name_take_the_same_time() {
+    let site = site("EC:prime256v1")
+        .name("denied.keyhaven.test", &["rsa:2048"])
+        .not_granted()
+        .start();
+    let once = |name: &str| {
+        let since = Instant::now();
+        assert_eq!(
+            Client13::connect(site.address(), &Hello::tls13(name))
+                .unwrap_err()
+                .alert(),
+            Some(112)
+        );
+        since.elapsed()
+    };
+    once("absent.keyhaven.test");
+    let (mut denied, mut absent): (Vec<_>, Vec<_>) = (0..150)
+        .map(|_| (once("denied.keyhaven.test"), once("absent.keyhaven.test")))
+        .unzip();
+    denied.sort();
+    absent.sort();
+    let (denied, absent) = (denied[75], absent[75]);
+    // A signature or a key pair would take several times as long as the refusal itself.
+    assert!(
+        denied < absent * 2 && absent < denied * 2,
+        "{denied:?} and {absent:?}"
+    );
+}
+
+/// Security rule M2: a certificate is good for its role alone.
+#[test]
+fn a_signer_with_a_proxys_certificate_does_not_start() {
+    let build = site("EC:prime256v1");
+    let parts = build.prepare();
+    parts
+        .channel_ca
+        .identity("signer", "spiffe://keyhaven.test/proxy/main", Flaw::None);
+    says(&refused_start(&parts), &["signer.toml:3", "role"]);
 }

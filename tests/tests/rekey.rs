@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::io::{BufRead, BufReader, Write};
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
 use std::process::Stdio;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -10,12 +12,13 @@ use std::time::{Duration, Instant};
 use keyhaven_tests::backend::Manner;
 use keyhaven_tests::channel::Caller;
 use keyhaven_tests::clients::s_client;
+use keyhaven_tests::daemon::Daemon;
 use keyhaven_tests::rawtls::{
     APPLICATION_DATA, Client12, Client13, HANDSHAKE, Hello, Incoming, handshake_message,
 };
 use keyhaven_tests::relay::{Frame, Rule, decode, pass};
-use keyhaven_tests::running::{Site, check_nonces_unique};
-use keyhaven_tests::site::{NAME, site};
+use keyhaven_tests::running::{Parts, Site, check_nonces_unique};
+use keyhaven_tests::site::{NAME, PROXY, site};
 use keyhaven_types::Direction;
 use keyhaven_wire::{ErrorCode, Rekey, Reply, Request};
 
@@ -406,4 +409,81 @@ fn a_sealed_state_is_good_for_its_proxy_connection_direction_and_generation_alon
         matches!(reply, Reply::Error(_)),
         "another proxy got a key: {reply:?}"
     );
+}
+
+/// A site whose signer can be started again: with a port of its own and a seal in a file.
+struct Lasting {
+    proxy: Daemon,
+    signer: Daemon,
+    parts: Parts,
+}
+
+impl Lasting {
+    fn start() -> Lasting {
+        let build = site("EC:prime256v1").backend(Manner::Echo);
+        let parts = build.prepare();
+        let port = TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap();
+        parts.edit("signer.toml", "127.0.0.1:0", &port.to_string());
+        parts.edit(
+            "signer.toml",
+            "[log]",
+            "[rekey]\nseal_key = \"seal.key\"\n[log]",
+        );
+        let seal = parts.dir().join("seal.key");
+        std::fs::write(&seal, [0x42; 32]).unwrap();
+        std::fs::set_permissions(&seal, std::fs::Permissions::from_mode(0o600)).unwrap();
+        let signer = parts.spawn_signer();
+        build.write_proxy_config(parts.dir(), &[signer.listening()], parts.backend.address());
+        let proxy = parts.spawn_proxy();
+        Lasting {
+            proxy,
+            signer,
+            parts,
+        }
+    }
+
+    /// Ends the signer and starts it again; waits until the proxy has found it.
+    fn restart_signer(&mut self) {
+        self.signer.stop();
+        self.signer = self.parts.spawn_signer();
+        self.signer.listening();
+        self.signer.wait_for_text("connection open");
+    }
+}
+
+#[test]
+fn a_sealed_state_outlives_the_signers_process() {
+    let mut site = Lasting::start();
+    let mut client = Client13::established(site.proxy.listening(), &Hello::tls13(NAME)).unwrap();
+    echo(&mut client, b"before");
+    site.restart_signer();
+    update(&mut client, true);
+    echo(&mut client, b"after");
+    check_nonces_unique(&site.parts.nonces());
+}
+
+#[test]
+fn s6_a_grant_that_is_gone_ends_the_connection_at_the_next_key() {
+    let mut site = Lasting::start();
+    let mut client = Client13::established(site.proxy.listening(), &Hello::tls13(NAME)).unwrap();
+    echo(&mut client, b"before");
+    site.parts.edit(
+        "signer.toml",
+        PROXY,
+        "spiffe://keyhaven.test/proxy/somebody-else",
+    );
+    site.restart_signer();
+    echo(&mut client, b"data needs no signer");
+    update(&mut client, false);
+    let _ = client.send(APPLICATION_DATA, b"after");
+    assert_eq!(
+        client.receive().unwrap_err().alert(),
+        Some(80),
+        "internal_error"
+    );
+    site.signer
+        .wait_for("a word about it", |line| line.to_string().contains("rekey"));
 }
