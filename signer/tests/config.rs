@@ -1,5 +1,5 @@
 //! The annotated `config/signer.toml` is the documentation: it loads, and so does each key it only mentions.
-#![allow(missing_docs, reason = "tests")]
+#![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
 
 use std::{fs, path::Path, process::Command};
 
