@@ -7,8 +7,9 @@ use keyhaven_types::{AeadAlgorithm, CustodyLevel, HashAlgorithm};
 use rustls::{CipherSuite, SupportedCipherSuite};
 
 use crate::{
+    connection::{Connection, Pumped},
     context::Captured,
-    engine::{Connection, Established, Pumped, Released},
+    engine::{Established, Released},
     error::Failure,
     keys::{self, SessionKey},
 };

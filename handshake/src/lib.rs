@@ -8,6 +8,7 @@
 //! handshake leaves this room but an alert.
 
 mod client_hello;
+mod connection;
 mod context;
 mod engine;
 mod error;
