@@ -11,7 +11,7 @@ use keyhaven_hsm::{Error, PrivateKey, Workers};
 use keyhaven_types::SignatureScheme;
 use tokio::sync::Mutex;
 
-use crate::serve::error_chain;
+use crate::audit::error_chain;
 
 /// The readiness check.
 pub(crate) struct Health {

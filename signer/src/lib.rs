@@ -11,6 +11,7 @@ pub mod policy;
 pub mod serve;
 pub mod startup;
 
+mod audit;
 mod health;
 mod pending;
 mod translate;

@@ -9,9 +9,9 @@ use keyhaven_handshake::{Site, SiteError, SiteKey, SiteSpec};
 use keyhaven_hsm::{Module, PrivateKey, Profile, Token};
 
 use crate::{
+    audit::error_chain,
     config::{Config, SiteConfig, SiteKeyConfig, TokenConfig},
     policy::{Policy, ServedSite},
-    serve::error_chain,
 };
 
 /// Everything that a signer serves with.

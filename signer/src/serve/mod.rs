@@ -1,0 +1,193 @@
+//! The signer's state, and what becomes of each request: authorise, do, audit.
+//!
+//! Joins the channel, the policy and the handshake room. Handshakes are in `handshakes`, what follows them in
+//! `outcomes`. State between requests stands in two tables and belongs to the connection that made it. One
+//! invariant: keys of a handshake leave once, and only behind the Finished-lock or after the client's Finished.
+
+mod handshakes;
+mod outcomes;
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use keyhaven_handshake::{Handshake, Sealer, SessionKey};
+use keyhaven_hsm::{PrivateKey, Workers};
+use keyhaven_service::{Caller, Handler, Shares, shutdown::Shutdown};
+use keyhaven_types::Role;
+use keyhaven_wire::{ErrorCode, Reply, Request};
+use tokio::sync::Semaphore;
+
+use crate::{
+    config::Limits,
+    counters::Counters,
+    health::Health,
+    pending::Waiting,
+    policy::{Policy, ServedSite},
+};
+
+/// The key server's state.
+pub struct Signer {
+    policy: Policy,
+    workers: Workers,
+    sealer: Sealer,
+    limits: Limits,
+    lifetime: Duration,
+    permits: Semaphore,
+    shares: Shares,
+    waiting: Mutex<Waiting<Unfinished>>,
+    released: Mutex<Waiting<Unproven>>,
+    health: Health,
+    counters: Counters,
+    shutdown: Shutdown,
+}
+
+/// What a signer is made of.
+pub struct SignerParts {
+    /// Sites and who may use them.
+    pub policy: Policy,
+    /// Threads that work in tokens.
+    pub workers: Workers,
+    /// Seals rekey states.
+    pub sealer: Sealer,
+    /// Every key, for the readiness check.
+    pub keys: Vec<PrivateKey>,
+    /// Bounds.
+    pub limits: Limits,
+    /// How long a connection may live.
+    pub lifetime: Duration,
+    /// Tells when to stop.
+    pub shutdown: Shutdown,
+}
+
+/// A handshake that waits for its client's next flight.
+struct Unfinished {
+    handshake: Handshake,
+    site: Option<Arc<ServedSite>>,
+    client: String,
+}
+
+/// A TLS 1.3 handshake whose keys left and whose client has not proven anything.
+struct Unproven {
+    proof: [u8; 32],
+    refusal_key: SessionKey,
+    site: String,
+    handshake: String,
+}
+impl Signer {
+    /// Puts the parts together.
+    pub fn new(parts: SignerParts) -> Self {
+        let SignerParts {
+            policy,
+            workers,
+            sealer,
+            keys,
+            limits,
+            lifetime,
+            shutdown,
+        } = parts;
+        Self {
+            policy,
+            workers,
+            sealer,
+            lifetime,
+            permits: Semaphore::new(limits.handshakes_max),
+            // Two proxies with all they can ask for still leave a third one room.
+            shares: Shares::new(limits.handshakes_max * 2 / 5),
+            waiting: Mutex::new(Waiting::new(limits.pending_max, limits.pending_timeout)),
+            // A client that dawdles under the proxy's own deadline is still to be told from one that is gone.
+            released: Mutex::new(Waiting::new(limits.pending_max, limits.pending_timeout * 3)),
+            limits,
+            health: Health::new(keys),
+            counters: Counters::default(),
+            shutdown,
+        }
+    }
+
+    /// The counters.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Frees what has waited too long, each second. Does not end by itself: while the signer stops, what still
+    /// waits must come to its end, too.
+    pub async fn sweep(self: Arc<Self>) {
+        for seconds in 1_u64.. {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            let now = Instant::now();
+            let silent = lock_table(&self.waiting).expire(now);
+            for Unfinished { client, .. } in silent {
+                self.give_up(&client, "the client did not go on in time");
+            }
+            let unproven = lock_table(&self.released).expire(now);
+            for unproven in unproven {
+                self.abort(&unproven, "no word of the outcome in time");
+            }
+            if seconds.is_multiple_of(60) {
+                self.log_counters();
+            }
+        }
+    }
+
+    fn give_up(&self, client: &str, reason: &str) {
+        Counters::add(&self.counters.refused);
+        tracing::info!(client, reason, "handshake given up");
+    }
+
+    /// Writes the counters to the log.
+    pub fn log_counters(&self) {
+        self.counters.log(lock_table(&self.waiting).len());
+    }
+
+    fn busy(&self) -> Reply {
+        Counters::add(&self.counters.busy);
+        Reply::Error(ErrorCode::Busy)
+    }
+
+    fn abort(&self, unproven: &Unproven, reason: &str) {
+        Counters::add(&self.counters.aborted);
+        tracing::info!(
+            target: "audit",
+            event = "aborted",
+            site = unproven.site,
+            handshake = unproven.handshake,
+            reason,
+            "handshake aborted"
+        );
+    }
+}
+
+impl Handler for Signer {
+    async fn call(&self, caller: Arc<Caller>, request: Request) -> Reply {
+        if caller.identity.role() != Role::Proxy {
+            return Reply::Error(ErrorCode::Denied);
+        }
+        match request {
+            Request::Start(request) => self.start(caller, request).await,
+            Request::Continue(request) => self.proceed(caller, request).await,
+            Request::Outcome(request) => self.outcome(&caller, &request),
+            Request::Refuse(request) => self.refuse(&caller, &request),
+            Request::Rekey(request) => self.rekey(&caller, request),
+            Request::Ping => self.ping().await,
+        }
+    }
+
+    fn closed(&self, caller: &Caller) {
+        drop(lock_table(&self.waiting).drain(caller.connection));
+        let unproven = lock_table(&self.released).drain(caller.connection);
+        for unproven in unproven {
+            self.abort(&unproven, "the proxy's connection ended");
+        }
+    }
+
+    fn is_idle(&self, caller: &Caller) -> bool {
+        !lock_table(&self.waiting).has(caller.connection)
+            && !lock_table(&self.released).has(caller.connection)
+    }
+}
+
+/// A table stays whole when a thread panics beside it: each change is one call.
+fn lock_table<T>(table: &Mutex<T>) -> MutexGuard<'_, T> {
+    table.lock().unwrap_or_else(PoisonError::into_inner)
+}
