@@ -5,6 +5,7 @@
 //! environment once, so the test runs again in a child that was started with it. Keys are made with
 //! `pkcs11-tool` and `softhsm2-util`, not with the code under test. Nothing here depends on another room.
 
+mod public_key;
 mod reexec;
 mod shim;
 mod token;

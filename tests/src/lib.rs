@@ -7,7 +7,9 @@
 pub mod backend;
 pub mod channel;
 pub mod clients;
+pub mod crowd;
 pub mod daemon;
+pub mod dialogue;
 pub mod http;
 pub mod pki;
 pub mod rawtls;

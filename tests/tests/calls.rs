@@ -204,11 +204,9 @@ fn thousands_of_handshakes_leave_nothing_in_the_token() {
         after.live_max()
     );
     assert!(after.calls("C_GenerateKeyPair") - before.calls("C_GenerateKeyPair") > 1_000);
-    assert_eq!(
-        after.calls("C_OpenSession"),
-        before.calls("C_OpenSession"),
-        "a session was opened on the way"
-    );
+    // A thread opens its session when it is first needed.
+    let opened = after.calls("C_OpenSession") - before.calls("C_OpenSession");
+    assert!(opened <= 4, "{opened} sessions were opened on the way");
 }
 
 #[test]

@@ -3,15 +3,16 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::io::{Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::Shutdown;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use keyhaven_tests::backend::{Backend, Manner, pattern, sha256};
 use keyhaven_tests::clients::{run, s_client};
-use keyhaven_tests::http::{GREETING, exchange, get};
+use keyhaven_tests::dialogue::{established12, established13};
+use keyhaven_tests::http::get;
 use keyhaven_tests::rawtls::{
-    ALERT, APPLICATION_DATA, CHANGE_CIPHER_SPEC, Client12, Client13, HANDSHAKE, Hello, Stop,
+    ALERT, APPLICATION_DATA, CHANGE_CIPHER_SPEC, Client13, HANDSHAKE, Hello, Stop,
     handshake_message, record,
 };
 use keyhaven_tests::rustls_client::{Offer, connect};
@@ -19,16 +20,6 @@ use keyhaven_tests::site::{NAME, site};
 use rustls::version::{TLS12, TLS13};
 
 const CLOSE_NOTIFY: &[u8] = &[1, 0];
-
-fn established13(site: &keyhaven_tests::running::Site) -> Client13 {
-    Client13::established(site.address(), &Hello::tls13(NAME)).unwrap()
-}
-
-fn established12(site: &keyhaven_tests::running::Site) -> Client12 {
-    let mut client = Client12::connect(site.address(), &Hello::tls12(NAME)).unwrap();
-    client.finish().unwrap();
-    client
-}
 
 /// Reads to the end: the data, and how it ended.
 fn to_the_end(
@@ -287,151 +278,5 @@ fn what_no_client_may_send_ends_the_connection_with_its_alert() {
         client.stream.write_all(&bytes).unwrap();
         let (_, end) = to_the_end(|| client.receive());
         assert_eq!(end.alert(), Some(alert), "{what}: {end}");
-    }
-}
-
-#[test]
-fn a_proxy_that_stops_lets_what_is_open_end() {
-    let mut site = site("EC:prime256v1").start();
-    let mut stream = connect(site.address(), NAME, &site.ca(), &Offer::default()).unwrap();
-    assert_eq!(exchange(&mut stream, &get("/")).unwrap(), GREETING);
-    site.proxy.terminate();
-    // New connections are refused as soon as it has heard.
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while TcpStream::connect(site.address()).is_ok() {
-        assert!(Instant::now() < deadline, "it still accepts");
-        thread::sleep(Duration::from_millis(10));
-    }
-    assert_eq!(
-        exchange(&mut stream, &get("/bytes/1000000")).unwrap(),
-        pattern(1_000_000)
-    );
-    assert!(site.proxy.is_running());
-    drop(stream);
-    assert_eq!(site.proxy.wait().code(), Some(0));
-}
-
-#[test]
-fn a_proxy_that_stops_waits_no_longer_than_its_grace() {
-    let mut site = site("EC:prime256v1")
-        .proxy_limits("shutdown_grace_s = 1")
-        .start();
-    let mut client = established13(&site);
-    client.ask().unwrap();
-    let since = Instant::now();
-    assert!(site.proxy.stop().code().is_some());
-    assert!(
-        since.elapsed() > Duration::from_millis(900) && since.elapsed() < Duration::from_secs(6)
-    );
-}
-
-#[test]
-fn a_signer_that_stops_ends_what_it_has_begun() {
-    let mut site = site("EC:prime256v1").start();
-    let mut client = Client12::connect(site.address(), &Hello::tls12(NAME)).unwrap();
-    site.signer.terminate();
-    site.signer.wait_for("word that it stops", |line| {
-        line.to_string().contains("stop")
-    });
-    client.finish().unwrap();
-    client.ask().unwrap();
-    assert_eq!(site.signer.wait().code(), Some(0));
-}
-
-#[test]
-fn a_signer_gone_in_mid_handshake_is_an_alert_in_tls12_and_nothing_in_tls13() {
-    let mut site = site("EC:prime256v1").start();
-    let mut in_12 = Client12::connect(site.address(), &Hello::tls12(NAME)).unwrap();
-    let mut in_13 = Client13::connect(site.address(), &Hello::tls13(NAME)).unwrap();
-    site.signer.kill();
-    let end = in_12.finish().unwrap_err();
-    assert_eq!(end.alert(), Some(80), "internal_error: {end}");
-    // In TLS 1.3 the signer has done its part; only its count of what was proven misses one.
-    in_13.finish().unwrap();
-    assert!(in_13.ask().unwrap().ends_with(GREETING));
-    let end = Client13::connect(site.address(), &Hello::tls13(NAME)).unwrap_err();
-    assert_eq!(end.alert(), Some(80), "internal_error: {end}");
-    site.proxy.wait_for("a word about the signer", |line| {
-        line.to_string().contains("no signer can be reached")
-    });
-}
-
-#[test]
-fn another_signer_stands_in() {
-    let build = site("EC:prime256v1");
-    let parts = build.prepare();
-    let mut first = parts.spawn_signer();
-    let second = parts.spawn_signer();
-    build.write_proxy_config(
-        parts.dir(),
-        &[first.listening(), second.listening()],
-        parts.backend.address(),
-    );
-    let proxy = parts.spawn_proxy();
-    for round in 0..20 {
-        if round == 10 {
-            first.kill();
-        }
-        let since = Instant::now();
-        let mut client = Client13::established(proxy.listening(), &Hello::tls13(NAME)).unwrap();
-        client.ask().unwrap();
-        assert!(
-            since.elapsed() < Duration::from_secs(2),
-            "round {round}: {:?}",
-            since.elapsed()
-        );
-    }
-}
-
-#[test]
-fn a_token_that_is_gone_and_comes_back() {
-    let mut site = site("EC:prime256v1").start();
-    established13(&site).ask().unwrap();
-    let logins = site.shim().report().calls("C_Login");
-    // CKR_DEVICE_REMOVED, whatever is asked.
-    site.shim().set_faults("* error 0x32");
-    for _ in 0..20 {
-        let end = Client13::connect(site.address(), &Hello::tls13(NAME)).unwrap_err();
-        assert_eq!(end.alert(), Some(80), "internal_error: {end}");
-    }
-    site.signer.wait_for("a word about the token", |line| {
-        let line = line.to_string().to_lowercase();
-        line.contains("token") && (line.contains("error") || line.contains("warn"))
-    });
-    site.shim().clear_faults();
-    until_served(&site);
-    assert!(site.signer.is_running());
-    assert!(
-        site.shim().report().calls("C_Login") <= logins + 4,
-        "PIN tries without end"
-    );
-}
-
-#[test]
-fn a_token_directory_that_is_taken_away() {
-    let mut site = site("EC:prime256v1").start();
-    established13(&site).ask().unwrap();
-    site.token().remove_dir().unwrap();
-    // SoftHSM2 may go on with what it has in memory; if it does not, it is the signer's fault and not the client's.
-    for _ in 0..50 {
-        if let Err(end) = Client13::established(site.address(), &Hello::tls13(NAME)) {
-            assert_eq!(end.alert(), Some(80), "internal_error: {end}");
-        }
-    }
-    assert!(site.signer.is_running());
-    // A signer that starts now has no token, and says so.
-    let mut another = site.parts.spawn_signer();
-    assert!(!another.wait().success());
-    let log = another.log().join("\n");
-    assert!(log.contains("site") && log.contains("token"), "{log}");
-    site.token().restore_dir().unwrap();
-    until_served(&site);
-}
-
-fn until_served(site: &keyhaven_tests::running::Site) {
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while let Err(end) = Client13::established(site.address(), &Hello::tls13(NAME)) {
-        assert!(Instant::now() < deadline, "it does not come back: {end}");
-        thread::sleep(Duration::from_millis(100));
     }
 }
