@@ -8,8 +8,9 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, SanType, SubjectPublicKeyInfo, date_time_ymd,
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType, SubjectPublicKeyInfo,
+    date_time_ymd,
 };
 
 /// A CA with its certificate on disk.
@@ -106,6 +107,18 @@ impl Ca {
         let public = SubjectPublicKeyInfo::from_der(spki).expect("the token gives a public key");
         let certificate = params
             .signed_by(&public, &self.issuer)
+            .expect("a certificate can be made");
+        let path = self.dir.join(format!("{file}.pem"));
+        fs::write(&path, certificate.pem()).expect("the test's folder can be written");
+        path
+    }
+
+    /// What a CA makes of a certificate signing request (PEM), in `dir/FILE.pem`.
+    pub fn sign_request(&self, file: &str, request: &str) -> PathBuf {
+        let request =
+            CertificateSigningRequestParams::from_pem(request).expect("a request that can be read");
+        let certificate = request
+            .signed_by(&self.issuer)
             .expect("a certificate can be made");
         let path = self.dir.join(format!("{file}.pem"));
         fs::write(&path, certificate.pem()).expect("the test's folder can be written");

@@ -107,6 +107,53 @@ fn another_signer_stands_in() {
 }
 
 #[test]
+fn a_signer_that_hangs_is_passed_over() {
+    let build = site("EC:prime256v1").proxy_limits("signer_timeout_ms = 500");
+    let parts = build.prepare();
+    let first = parts.spawn_signer();
+    let second = parts.spawn_signer();
+    build.write_proxy_config(
+        parts.dir(),
+        &[first.listening(), second.listening()],
+        parts.backend.address(),
+    );
+    let proxy = parts.spawn_proxy();
+    Client13::established(proxy.listening(), &Hello::tls13(NAME))
+        .unwrap()
+        .ask()
+        .unwrap();
+    first.pause();
+    let since = Instant::now();
+    let mut client = Client13::established(proxy.listening(), &Hello::tls13(NAME)).unwrap();
+    client.ask().unwrap();
+    assert!(
+        since.elapsed() < Duration::from_secs(3),
+        "{:?}",
+        since.elapsed()
+    );
+    first.resume();
+}
+
+#[test]
+fn signers_that_all_hang_cost_a_client_an_alert_in_time() {
+    let site = site("EC:prime256v1")
+        .proxy_limits("signer_timeout_ms = 500")
+        .start();
+    established13(&site).ask().unwrap();
+    site.signer.pause();
+    let since = Instant::now();
+    let end = Client13::connect(site.address(), &Hello::tls13(NAME)).unwrap_err();
+    assert_eq!(end.alert(), Some(80), "internal_error: {end}");
+    assert!(
+        since.elapsed() < Duration::from_secs(4),
+        "{:?}",
+        since.elapsed()
+    );
+    site.signer.resume();
+    until_served(&site);
+}
+
+#[test]
 fn a_token_that_is_gone_and_comes_back() {
     let mut site = site("EC:prime256v1").start();
     established13(&site).ask().unwrap();
