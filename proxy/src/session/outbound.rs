@@ -214,3 +214,34 @@ impl Outbound {
         &mut self.buffer
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use keyhaven_types::{AeadAlgorithm, Secret};
+    use keyhaven_wire::TrafficKey;
+
+    fn outbound() -> Outbound {
+        let key = TrafficKey {
+            aead: AeadAlgorithm::Aes128Gcm,
+            key: Secret::new(vec![1; 16]),
+            iv: Secret::new(vec![1; 12]),
+            seq: 0,
+        };
+        let key = WriteKey::new(TlsVersion::Tls13, Generation::FIRST, &key).unwrap();
+        let mut outbound = Outbound::new(key, TlsVersion::Tls13, 1 << 20);
+        outbound.give_buffer(vec![0; BUFFER_LEN]);
+        outbound
+    }
+
+    #[test]
+    fn a_half_sent_batch_can_be_given_up() {
+        let mut outbound = outbound();
+        outbound.seal_slots(3 * PLAINTEXT_MAX).unwrap();
+        outbound.advance(100);
+        outbound.fatal_alert(alert::INTERNAL_ERROR).unwrap();
+        outbound.advance(usize::MAX);
+        assert!(outbound.pending().is_empty());
+        assert_eq!(outbound.take_buffer().len(), BUFFER_LEN);
+    }
+}
