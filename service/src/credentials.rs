@@ -117,7 +117,7 @@ impl Credentials {
         let roots = Arc::new(roots);
         if let Err(refusal) = tls::check_own(&certified.cert, &roots, identity.role()) {
             warnings.push(format!(
-                "others will refuse the certificate {}: {refusal}. Issue a new one from the CA in {}.",
+                "others will refuse the certificate {}: {refusal}; issue a new one from the CA in {}",
                 certificate.display(),
                 ca.display()
             ));

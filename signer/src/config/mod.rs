@@ -105,7 +105,7 @@ impl Config {
             .items()
             .iter()
             .filter(|problem| problem.warning)
-            .map(|problem| format!("{}; {}", problem.what, problem.remedy))
+            .map(|problem| format!("{}. {}", problem.what, problem.remedy))
             .collect();
         problems.into_result()?;
         match (listen, credentials) {
