@@ -87,14 +87,24 @@ impl Parts {
         self.spawn_proxy_build("proxy-nonce-log")
     }
 
-    /// Starts another build of the proxy.
+    /// Starts another build of the proxy, and waits until it knows whether its signers want it.
     pub fn spawn_proxy_build(&self, program: &str) -> Daemon {
+        let proxy = Daemon::spawn("proxy", &mut self.proxy_command(program));
+        proxy.wait_for("word of its signers", |line| {
+            let message = field(line, "message").unwrap_or_default();
+            message == "connected" || message == "not connected"
+        });
+        proxy
+    }
+
+    /// A build of the proxy with the folder's configuration.
+    pub fn proxy_command(&self, program: &str) -> Command {
         let mut command = Command::new(binary(program));
         command
             .arg("--config")
             .arg(self.dir().join("proxy.toml"))
             .env("KEYHAVEN_NONCE_LOG", self.dir());
-        Daemon::spawn("proxy", &mut command)
+        command
     }
 
     /// Every (key, nonce) that a proxy of this folder has encrypted under, in the order of use.

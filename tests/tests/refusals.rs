@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use keyhaven_tests::channel::Caller;
 use keyhaven_tests::clients;
+use keyhaven_tests::daemon::Daemon;
 use keyhaven_tests::pki::{Ca, Flaw, Pair};
 use keyhaven_tests::rawtls::{Client13, Hello};
 use keyhaven_tests::running::Parts;
@@ -196,7 +197,7 @@ fn a_proxy_with_two_names_does_not_start() {
         &["127.0.0.1:1".parse().unwrap()],
         parts.backend.address(),
     );
-    let mut proxy = parts.spawn_proxy();
+    let mut proxy = Daemon::spawn("proxy", &mut parts.proxy_command("proxy"));
     assert_eq!(proxy.wait().code(), Some(78));
     says(&proxy.log().join("\n"), &["proxy.pem", "SPIFFE"]);
 }
