@@ -156,6 +156,46 @@ async fn tls_12_takes_two_calls_and_keeps_what_follows() {
 }
 
 #[tokio::test]
+async fn tls_12_takes_a_finished_in_as_many_records_as_it_has_bytes() {
+    let mut house = House::new(limits()).await;
+    let signer = house.signers[0].clone();
+    signer.tls12.store(true, SeqCst);
+    signer.wants_more.store(16, SeqCst);
+    let mut stream = house.connect().await;
+    stream.write_all(&client_hello()).await.unwrap();
+    read_flight(&mut stream).await;
+    // A warning before the Finished, and the Finished byte by byte.
+    let first = [
+        &[22, 3, 3, 0, 1, 16][..],
+        &[20, 3, 3, 0, 1, 1],
+        &[21, 3, 3, 0, 2, 9, 9],
+    ]
+    .concat();
+    let mut sent = vec![first];
+    sent.extend((0..16).map(|byte| vec![22, 3, 3, 0, 1, byte]));
+    stream.write_all(&sent.concat()).await.unwrap();
+    read_flight(&mut stream).await;
+    house.backend.recv().await.unwrap();
+    assert_eq!(*signer.continued.lock().unwrap(), sent);
+}
+
+#[tokio::test]
+async fn a_signer_that_never_has_enough_is_given_up() {
+    let house = House::new(limits()).await;
+    house.signers[0].tls12.store(true, SeqCst);
+    house.signers[0].wants_more.store(usize::MAX, SeqCst);
+    let mut stream = house.connect().await;
+    stream.write_all(&client_hello()).await.unwrap();
+    read_flight(&mut stream).await;
+    stream.write_all(&[20, 3, 3, 0, 1, 1]).await.unwrap();
+    let record = [22, 3, 3, 0, 1, 9];
+    stream.write_all(&record.repeat(100)).await.unwrap();
+    let answer = read_to_end(&mut stream).await;
+    assert_eq!(answer, [21, 3, 3, 0, 2, 2, alert::INTERNAL_ERROR]);
+    assert_eq!(house.signers[0].continued.lock().unwrap().len(), 23);
+}
+
+#[tokio::test]
 async fn another_signer_stands_in_before_anything_was_sent() {
     let mut house = House::with(limits(), 2, ProxyProtocol::None, true).await;
     *house.signers[0].start_error.lock().unwrap() = Some(ErrorCode::Busy);

@@ -2,6 +2,7 @@
 //!
 //! Only finds its end, so that it travels in one call; the signer judges every record. Whatever is not the
 //! expected order is passed on at once, and gets its alert there. At most [`CONTINUE_BYTES_MAX`] are collected.
+//! Behind the ChangeCipherSpec nobody here can see where the Finished ends: each record goes on by itself.
 
 use keyhaven_wire::CONTINUE_BYTES_MAX;
 
@@ -11,7 +12,8 @@ use crate::record::{Bound, HEADER_LEN, content_type, next_record};
 /// The most records of one flight.
 const RECORDS_MAX: usize = 1024;
 
-/// Finds the end of the flight at the start of a buffer that grows.
+/// Finds the end of the flight at the start of a buffer that grows. One reader for the whole handshake: what follows
+/// when the signer wants more is still behind the same ChangeCipherSpec.
 #[derive(Debug, Default)]
 pub struct KeyExchangeReader {
     position: usize,
@@ -20,9 +22,17 @@ pub struct KeyExchangeReader {
 }
 
 impl KeyExchangeReader {
-    /// Looks at the buffer, whose start is the same as in the call before: the flight's length, or `None` while
-    /// bytes are missing.
+    /// Looks at the buffer, whose start is the same as in the call before: the length of what goes to the signer, or
+    /// `None` while bytes are missing. After a length, the next call starts behind it.
     pub fn read(&mut self, buffer: &[u8]) -> Result<Option<usize>, FlightError> {
+        let found = self.find(buffer)?;
+        if found.is_some() {
+            self.position = 0;
+        }
+        Ok(found)
+    }
+
+    fn find(&mut self, buffer: &[u8]) -> Result<Option<usize>, FlightError> {
         loop {
             let rest = buffer.get(self.position..).unwrap_or_default();
             let bound = if self.after_ccs {
@@ -87,6 +97,18 @@ mod tests {
         }
         let with_more = [flight.clone(), record(23, 100)].concat();
         assert_eq!(reader.read(&with_more), Ok(Some(flight.len())));
+    }
+
+    #[test]
+    fn a_finished_in_pieces_and_a_warning_before_it_go_on_record_by_record() {
+        let first = [record(22, 30), record(20, 1), record(21, 26)].concat();
+        let (second, third) = (record(22, 30), record(22, 34));
+        let mut reader = KeyExchangeReader::default();
+        assert_eq!(reader.read(&first), Ok(Some(first.len())));
+        assert_eq!(reader.read(&second[..20]), Ok(None));
+        let both = [second.clone(), third.clone()].concat();
+        assert_eq!(reader.read(&both), Ok(Some(second.len())));
+        assert_eq!(reader.read(&third), Ok(Some(third.len())));
     }
 
     #[test]

@@ -28,8 +28,9 @@ use crate::{
 };
 use outcome::Outcome;
 
-/// Calls that one handshake may take: HelloRetryRequest and TLS 1.2 each add one.
-const CALLS_MAX: usize = 4;
+/// Calls that one handshake may take: a TLS 1.2 client may send its Finished, 16 bytes, in as many records, and a few
+/// warnings before it; HelloRetryRequest adds one.
+const CALLS_MAX: usize = 24;
 
 /// A connection with its keys.
 pub(crate) struct Unlocked {
@@ -140,6 +141,7 @@ pub(crate) struct Handshake<'a> {
     peer: SocketAddr,
     inbox: Inbox,
     tolerance: Tolerance,
+    key_exchange: KeyExchangeReader,
 }
 
 impl<'a> Handshake<'a> {
@@ -151,6 +153,7 @@ impl<'a> Handshake<'a> {
             peer,
             inbox: Inbox::default(),
             tolerance: Tolerance::default(),
+            key_exchange: KeyExchangeReader::default(),
         }
     }
 
@@ -195,8 +198,9 @@ impl<'a> Handshake<'a> {
             handshake,
         };
         self.take(&hello, &reply).await?;
-        for _ in 1..CALLS_MAX {
+        for calls in 1.. {
             let expect = match reply.next {
+                Next::More(_) if calls == CALLS_MAX => break,
                 Next::More(expect) => expect,
                 Next::Refused { alert } => {
                     outcome.leave_known();
@@ -256,9 +260,8 @@ impl<'a> Handshake<'a> {
     }
 
     async fn key_exchange(&mut self) -> Result<Vec<u8>, HandshakeError> {
-        let mut reader = KeyExchangeReader::default();
         loop {
-            if let Some(len) = reader.read(self.inbox.bytes())? {
+            if let Some(len) = self.key_exchange.read(self.inbox.bytes())? {
                 let records = self.inbox.bytes()[..len].to_vec();
                 self.inbox.consume(len);
                 return Ok(records);

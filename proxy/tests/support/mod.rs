@@ -112,6 +112,8 @@ pub(crate) struct FakeSigner {
     pub(crate) rekey_fails: AtomicBool,
     /// Speaks TLS 1.2.
     pub tls12: AtomicBool,
+    /// In TLS 1.2: how often it wants more of the Finished before it gives the keys.
+    pub(crate) wants_more: AtomicUsize,
     /// Asks for a second ClientHello first.
     pub(crate) retry: AtomicBool,
     pub(crate) starts: AtomicUsize,
@@ -191,12 +193,24 @@ impl FakeSigner {
             }
             Request::Continue(go_on) => {
                 self.continued.lock().unwrap().push(go_on.records.clone());
-                let next = if self.tls12.load(SeqCst) {
+                let more = |left: usize| left.checked_sub(1);
+                let next = if self.wants_more.fetch_update(SeqCst, SeqCst, more).is_ok() {
+                    Next::More(Expect::KeyExchange)
+                } else if self.tls12.load(SeqCst) {
                     Next::Open(Box::new(self.established(TlsVersion::Tls12, 1)))
                 } else {
                     self.locked(caller, &go_on.handshake)
                 };
-                reply(go_on.binding(), go_on.records.len(), next)
+                let mut reply = HandshakeReply {
+                    binding: go_on.binding(),
+                    consumed: go_on.records.len() as u32,
+                    to_client: FLIGHT.to_vec(),
+                    next,
+                };
+                if matches!(reply.next, Next::More(_)) {
+                    reply.to_client.clear();
+                }
+                Reply::Handshake(reply)
             }
             Request::Outcome(outcome) => {
                 let expected = lock::outcome_proof(&outcome.handshake, &VERIFY_DATA).unwrap();
