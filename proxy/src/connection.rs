@@ -6,14 +6,14 @@ use std::{net::SocketAddr, sync::Arc};
 
 use keyhaven_service::shutdown::Shutdown;
 use keyhaven_types::Identity;
-use tokio::{net::TcpStream, sync::Semaphore, time::Instant};
+use tokio::{net::TcpStream, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     backend,
     client::say_goodbye,
     config::{Limits, ProxyProtocol},
-    handshake::{Handshake, HandshakeError},
+    handshake::{Handshake, HandshakeError, ReportRoom},
     pump::{Buffers, Session, Stop, Traffic},
     record::plain_alert,
     report::{Report, chain},
@@ -29,7 +29,7 @@ pub(crate) struct Context {
     pub(crate) signers: Signers,
     pub(crate) buffers: Buffers,
     /// Bounds the outcome reports under way.
-    pub(crate) outcome_permits: Arc<Semaphore>,
+    pub(crate) reports: Arc<ReportRoom>,
     pub(crate) shutdown: Shutdown,
     /// Cancelled when connections must end now.
     pub(crate) cut: CancellationToken,

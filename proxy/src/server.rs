@@ -26,8 +26,6 @@ use crate::{
     signers::Signers,
 };
 
-/// Outcome reports under way at once.
-const OUTCOMES_MAX: usize = 1024;
 /// Refused clients that are being answered at once.
 const REFUSALS_MAX: usize = 256;
 /// Pause after an accept that failed for want of descriptors or memory.
@@ -81,7 +79,7 @@ impl Server {
             backend: config.backend,
             proxy_protocol: config.proxy_protocol,
             buffers: Buffers::default(),
-            outcome_permits: Arc::new(Semaphore::new(OUTCOMES_MAX)),
+            reports: Arc::default(),
             cut: shutdown.cut_token(),
             shutdown: shutdown.clone(),
         };

@@ -31,6 +31,16 @@ async fn a_right_finished_opens_the_lock_and_is_proven() {
 }
 
 #[tokio::test]
+async fn a_proof_is_said_again_while_the_signer_is_busy() {
+    let mut house = House::new(limits()).await;
+    let signer = house.signers[0].clone();
+    signer.outcomes_busy.store(5, SeqCst);
+    let (_client, _backend) = house.established().await;
+    until(|| signer.proven.load(SeqCst) == 1).await;
+    assert_eq!(signer.outcomes_busy.load(SeqCst), 0);
+}
+
+#[tokio::test]
 async fn a_wrong_finished_gets_the_sealed_alert_and_reaches_nothing() {
     let mut house = House::new(limits()).await;
     let mut client = Client::finish(house.connect().await, &[0x5b; 32]).await;

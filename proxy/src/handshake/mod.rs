@@ -27,6 +27,7 @@ use crate::{
     signers::{Begun, SignerError},
 };
 use outcome::Outcome;
+pub(crate) use outcome::ReportRoom;
 
 /// Calls that one handshake may take: a TLS 1.2 client may send its Finished, 16 bytes, in as many records, and a few
 /// warnings before it; HelloRetryRequest adds one.

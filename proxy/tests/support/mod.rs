@@ -116,6 +116,8 @@ pub(crate) struct FakeSigner {
     pub(crate) wants_more: AtomicUsize,
     /// Asks for a second ClientHello first.
     pub(crate) retry: AtomicBool,
+    /// Answers so many outcomes with "busy" first.
+    pub(crate) outcomes_busy: AtomicUsize,
     pub(crate) starts: AtomicUsize,
     pub(crate) rekeys: AtomicUsize,
     pub(crate) proven: AtomicUsize,
@@ -213,6 +215,14 @@ impl FakeSigner {
                 Reply::Handshake(reply)
             }
             Request::Outcome(outcome) => {
+                let busy = |left: usize| left.checked_sub(1);
+                if self
+                    .outcomes_busy
+                    .fetch_update(SeqCst, SeqCst, busy)
+                    .is_ok()
+                {
+                    return Reply::Error(ErrorCode::Busy);
+                }
                 let expected = lock::outcome_proof(&outcome.handshake, &VERIFY_DATA).unwrap();
                 let count = match outcome.proof {
                     Some(proof) if proof == expected => &self.proven,
