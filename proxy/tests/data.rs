@@ -296,7 +296,7 @@ async fn a_stop_lets_connections_finish_and_then_closes_them() {
     backend.write_all(b"still here").await.unwrap();
     assert_eq!(client.receive_exactly(10).await, b"still here");
     let shutdown = house.shutdown.clone();
-    let finishing = tokio::spawn(async move { shutdown.finish(Duration::from_millis(50)).await });
+    let finishing = tokio::spawn(async move { shutdown.finish(Duration::from_millis(500)).await });
     assert_eq!(client.receive().await, close_notify());
     assert_eq!(client.receive().await, None);
     drop(client);

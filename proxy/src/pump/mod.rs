@@ -6,6 +6,7 @@
 
 mod buffers;
 mod downward;
+mod quiet;
 mod traffic;
 mod upward;
 
@@ -26,6 +27,7 @@ use crate::{
     session::{Fault, Inbound, NextKey, Outbound, OutboundError, RekeyError, Rekeying},
     signers::SignerError,
 };
+use quiet::Open;
 use traffic::Signals;
 use upward::Received;
 
@@ -79,18 +81,22 @@ enum LastWord {
 }
 
 impl Stop {
-    fn last_word(&self) -> LastWord {
+    /// A close_notify says that nothing is missing: only a quiet connection may end with it.
+    fn last_word(&self, is_quiet: bool) -> LastWord {
         match self {
             Self::Fault(Fault::Refused(Refused { alert, .. })) => LastWord::Alert(*alert),
             Self::Fault(Fault::ClientAlert(_)) | Self::Client(_) => LastWord::Nothing,
-            Self::Idle | Self::Lifetime | Self::Shutdown => LastWord::CloseNotify,
+            Self::Idle | Self::Lifetime | Self::Shutdown if is_quiet => LastWord::CloseNotify,
             Self::BackendRead(_)
             | Self::BackendWrite(_)
             | Self::BackendConnect(_)
             | Self::Signer(_)
             | Self::Rekey(_)
             | Self::Outbound(_)
-            | Self::KeySpent => LastWord::Alert(alert::INTERNAL_ERROR),
+            | Self::KeySpent
+            | Self::Idle
+            | Self::Lifetime
+            | Self::Shutdown => LastWord::Alert(alert::INTERNAL_ERROR),
         }
     }
 
@@ -152,22 +158,26 @@ impl<'a> Session<'a> {
 
     /// Pumps until both ways are closed, or something ends them.
     pub(crate) async fn run(mut self, backend: &TcpStream) -> Result<(), Stop> {
-        let end = self.pump(backend).await;
-        if let Err(stop) = &end {
-            // The backend must not take a cut request for a whole one.
-            if matches!(stop.last_word(), LastWord::Alert(_) | LastWord::Nothing) {
-                client::abort_on_close(backend);
-            }
+        let (end, open) = self.pump(backend).await;
+        let last_word = match &end {
+            Ok(()) => LastWord::Nothing,
+            Err(stop) => stop.last_word(self.is_quiet(open, backend)),
+        };
+        // The backend must not take a cut request for a whole one.
+        if end.is_err() && !matches!(last_word, LastWord::CloseNotify) {
+            client::abort_on_close(backend);
         }
-        self.close(end).await
+        self.close(end, last_word).await
     }
 
     /// Ends a connection whose backend could not be reached.
     pub(crate) async fn refuse(self, stop: Stop) -> Result<(), Stop> {
-        self.close(Err(stop)).await
+        let last_word = stop.last_word(false);
+        self.close(Err(stop), last_word).await
     }
 
-    async fn pump(&mut self, backend: &TcpStream) -> Result<(), Stop> {
+    /// How it ended, and which ways had not ended by themselves.
+    async fn pump(&mut self, backend: &TcpStream) -> (Result<(), Stop>, Open) {
         let signals = Signals::default();
         let link = Link {
             context: self.context,
@@ -189,29 +199,28 @@ impl<'a> Session<'a> {
             &mut self.rekey_write
         ));
         let mut watch = pin!(watch(self.context, self.traffic, self.lifetime));
-        let (mut up_open, mut down_open) = (true, true);
-        while up_open || down_open {
+        let mut open = Open {
+            up: true,
+            down: true,
+        };
+        while open.up || open.down {
             tokio::select! {
-                ended = &mut up, if up_open => match ended {
+                ended = &mut up, if open.up => match ended {
                     // The backend may have answered before it stopped to listen.
-                    Ok(()) | Err(Stop::BackendWrite(_)) => up_open = false,
-                    Err(stop) => return Err(stop),
+                    Ok(()) | Err(Stop::BackendWrite(_)) => open.up = false,
+                    Err(stop) => return (Err(stop), open),
                 },
-                ended = &mut down, if down_open => {
-                    ended?;
-                    down_open = false;
-                }
-                stop = &mut watch => return Err(stop),
+                ended = &mut down, if open.down => match ended {
+                    Ok(()) => open.down = false,
+                    Err(stop) => return (Err(stop), open),
+                },
+                stop = &mut watch => return (Err(stop), open),
             }
         }
-        Ok(())
+        (Ok(()), open)
     }
 
-    async fn close(mut self, end: Result<(), Stop>) -> Result<(), Stop> {
-        let last_word = end
-            .as_ref()
-            .err()
-            .map_or(LastWord::Nothing, Stop::last_word);
+    async fn close(mut self, end: Result<(), Stop>, last_word: LastWord) -> Result<(), Stop> {
         // Refused when the writing side is closed already: then the client has heard its last word.
         let _ = match last_word {
             LastWord::Nothing => Ok(()),

@@ -13,6 +13,7 @@ use tokio::sync::Notify;
 pub(crate) struct Traffic {
     started: Instant,
     last_ms: AtomicU64,
+    was_last_up: AtomicBool,
     up: AtomicU64,
     down: AtomicU64,
 }
@@ -23,6 +24,7 @@ impl Traffic {
         Self {
             started: Instant::now(),
             last_ms: AtomicU64::new(0),
+            was_last_up: AtomicBool::new(false),
             up: AtomicU64::new(0),
             down: AtomicU64::new(0),
         }
@@ -35,11 +37,13 @@ impl Traffic {
 
     pub(super) fn add_up(&self, bytes: usize) {
         self.up.fetch_add(bytes as u64, Relaxed);
+        self.was_last_up.store(true, Relaxed);
         self.touch();
     }
 
     pub(super) fn add_down(&self, bytes: usize) {
         self.down.fetch_add(bytes as u64, Relaxed);
+        self.was_last_up.store(false, Relaxed);
         self.touch();
     }
 
@@ -51,6 +55,11 @@ impl Traffic {
     /// Application bytes from the backend to the client.
     pub(crate) fn down(&self) -> u64 {
         self.down.load(Relaxed)
+    }
+
+    /// Whether the last bytes that moved came from the client.
+    pub(super) fn was_last_up(&self) -> bool {
+        self.was_last_up.load(Relaxed)
     }
 
     /// How much of the idle time is left.

@@ -106,6 +106,11 @@ impl Received {
         }
     }
 
+    /// Whether nothing is unread.
+    pub(super) fn is_empty(&self) -> bool {
+        self.unread.is_empty()
+    }
+
     fn unread(&mut self) -> &mut [u8] {
         &mut self.buffer[self.unread.clone()]
     }

@@ -141,6 +141,11 @@ impl Inbound {
         Ok(())
     }
 
+    /// Whether no handshake message has begun that is not done with.
+    pub fn is_between_messages(&self) -> bool {
+        self.partial.is_empty() && !self.awaits_key
+    }
+
     /// How many records the key in use has opened.
     pub fn records(&self) -> u64 {
         self.key.records()
