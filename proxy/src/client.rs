@@ -10,10 +10,10 @@ use tokio::{net::TcpStream, time::timeout};
 /// Bytes that a handshake may have in the receive buffer.
 const INBOX_BYTES_MAX: usize = 60 * 1024;
 const READ_BYTES: usize = 4096;
-/// How long the last bytes may take to leave.
-const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long the last bytes may take to leave. With the drain it is less than tasks have when they are cut.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long, and how many bytes, unread input is drained before a close.
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
+const DRAIN_TIMEOUT: Duration = Duration::from_millis(750);
 const DRAIN_BYTES_MAX: usize = 256 * 1024;
 
 /// What a client has sent and nobody has used yet, during its handshake.

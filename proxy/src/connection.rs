@@ -100,8 +100,12 @@ async fn move_data(
         }
     };
     let timeout = context.limits.backend_connect_timeout;
-    match backend::connect(&context.backend, timeout, header).await {
+    let connecting = async {
+        let backend = backend::connect(&context.backend, timeout, header).await;
+        backend.map_err(Stop::BackendConnect)
+    };
+    match session.before_data(connecting).await {
         Ok(backend) => session.run(&backend).await,
-        Err(error) => session.refuse(Stop::BackendConnect(error)).await,
+        Err(stop) => session.refuse(stop).await,
     }
 }

@@ -6,7 +6,7 @@
     reason = "--check answers on the standard output"
 )]
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::Parser;
 use keyhaven_proxy::{Server, config::Config};
@@ -18,6 +18,8 @@ use keyhaven_service::{
 const RUN_TIME: u8 = 1;
 const USAGE: u8 = 64;
 const CONFIG: u8 = 78;
+/// How long the runtime may take to end when everything is served.
+const LAST_TASKS_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The thin TLS frontend: TLS clients in front, signers beside, a plaintext backend behind.
 #[derive(Parser)]
@@ -75,16 +77,21 @@ fn run(config: Config, warnings: &[String]) -> Result<(), Box<dyn std::error::Er
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
-    runtime.block_on(async {
-        let shutdown = Shutdown::new();
-        shutdown.listen()?;
-        let grace = config.limits.shutdown_grace;
-        let server = Server::bind(config, &shutdown)?;
-        server.serve().await;
-        let ended = shutdown.finish(grace).await;
-        tracing::info!("{ended}");
-        Ok(())
-    })
+    let served = runtime.block_on(serve(config));
+    // A look-up of a name that hangs, on a thread of its own, must not hold the end up.
+    runtime.shutdown_timeout(LAST_TASKS_TIMEOUT);
+    served
+}
+
+async fn serve(config: Config) -> Result<(), Box<dyn std::error::Error>> {
+    let shutdown = Shutdown::new();
+    shutdown.listen()?;
+    let grace = config.limits.shutdown_grace;
+    let server = Server::bind(config, &shutdown)?;
+    server.serve().await;
+    let ended = shutdown.finish(grace).await;
+    tracing::info!("{ended}");
+    Ok(())
 }
 
 /// Prints an error with its causes.

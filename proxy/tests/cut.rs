@@ -5,9 +5,9 @@ mod support;
 
 use std::time::Duration;
 
-use keyhaven_proxy::config::Limits;
+use keyhaven_proxy::config::{Limits, ProxyProtocol};
 use keyhaven_types::alert;
-use support::{Client, House, limits};
+use support::{Client, House, VERIFY_DATA, limits};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
@@ -150,5 +150,37 @@ async fn a_quiet_connection_ends_in_order_on_both_sides() {
         .await;
         assert_eq!(client.receive().await, Some((21, vec![1, 0])));
         assert!(!sees_a_reset(&mut backend).await);
+    }
+}
+
+/// A listener whose queue is full: who connects gets no answer.
+fn silent_address() -> (socket2::Socket, Vec<std::net::TcpStream>) {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    let any: std::net::SocketAddr = "127.0.0.1:0".parse().unwrap();
+    socket.bind(&any.into()).unwrap();
+    socket.listen(0).unwrap();
+    let address = socket.local_addr().unwrap().as_socket().unwrap();
+    let soon = Duration::from_millis(100);
+    let connect = || std::net::TcpStream::connect_timeout(&address, soon).ok();
+    let queued = std::iter::from_fn(connect).collect();
+    (socket, queued)
+}
+
+#[tokio::test]
+async fn a_backend_that_does_not_answer_holds_up_neither_lifetime_nor_stop() {
+    let (backend, _queued) = silent_address();
+    let address = backend.local_addr().unwrap().as_socket().unwrap();
+    for is_stop in [false, true] {
+        let patient = Limits {
+            backend_connect_timeout: Duration::from_secs(600),
+            connection_lifetime: Duration::from_secs(if is_stop { 600 } else { 1 }),
+            ..limits()
+        };
+        let house = House::behind(patient, 1, ProxyProtocol::None, address, None).await;
+        let mut client = Client::finish(house.connect().await, &VERIFY_DATA).await;
+        if is_stop {
+            house.shutdown.finish(Duration::from_millis(100)).await;
+        }
+        assert_eq!(client.receive().await, failed());
     }
 }

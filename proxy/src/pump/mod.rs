@@ -13,7 +13,7 @@ mod upward;
 use std::{io, pin::pin, time::Duration};
 
 use keyhaven_types::{Direction, alert};
-use tokio::net::TcpStream;
+use tokio::{net::TcpStream, time::Instant};
 
 pub(crate) use buffers::Buffers;
 pub(crate) use traffic::Traffic;
@@ -114,7 +114,7 @@ pub(crate) struct Session<'a> {
     context: &'a Context,
     client: &'a TcpStream,
     signer: usize,
-    lifetime: Duration,
+    lives_until: Instant,
     traffic: &'a Traffic,
     inbound: Inbound,
     outbound: Outbound,
@@ -146,7 +146,7 @@ impl<'a> Session<'a> {
             context,
             client,
             signer,
-            lifetime: limits.connection_lifetime.min(granted),
+            lives_until: Instant::now() + limits.connection_lifetime.min(granted),
             traffic,
             inbound: Inbound::new(read, version, std::time::Instant::now()),
             outbound: Outbound::new(write, version, limits.records_per_key),
@@ -168,6 +168,17 @@ impl<'a> Session<'a> {
             client::abort_on_close(backend);
         }
         self.close(end, last_word).await
+    }
+
+    /// Does what comes before the data, unless the connection must end first.
+    pub(crate) async fn before_data<T>(
+        &self,
+        act: impl Future<Output = Result<T, Stop>>,
+    ) -> Result<T, Stop> {
+        tokio::select! {
+            done = act => done,
+            stop = over(self.context, self.lives_until) => Err(stop),
+        }
     }
 
     /// Ends a connection whose backend could not be reached.
@@ -198,7 +209,7 @@ impl<'a> Session<'a> {
             &mut self.outbound,
             &mut self.rekey_write
         ));
-        let mut watch = pin!(watch(self.context, self.traffic, self.lifetime));
+        let mut watch = pin!(watch(self.context, self.traffic, self.lives_until));
         let mut open = Open {
             up: true,
             down: true,
@@ -275,7 +286,7 @@ impl Turns {
 }
 
 /// Waits for a reason to end that comes from no socket.
-async fn watch(context: &Context, traffic: &Traffic, lifetime: Duration) -> Stop {
+async fn watch(context: &Context, traffic: &Traffic, lives_until: Instant) -> Stop {
     let idle = async {
         loop {
             let left = traffic.idle_left(context.limits.idle_timeout);
@@ -287,7 +298,14 @@ async fn watch(context: &Context, traffic: &Traffic, lifetime: Duration) -> Stop
     };
     tokio::select! {
         () = idle => Stop::Idle,
-        () = tokio::time::sleep(lifetime) => Stop::Lifetime,
+        stop = over(context, lives_until) => stop,
+    }
+}
+
+/// Waits for the end that comes even to a busy connection.
+async fn over(context: &Context, lives_until: Instant) -> Stop {
+    tokio::select! {
+        () = tokio::time::sleep_until(lives_until) => Stop::Lifetime,
         () = context.cut.cancelled() => Stop::Shutdown,
     }
 }

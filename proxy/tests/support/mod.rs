@@ -307,6 +307,26 @@ impl House {
         proxy_protocol: ProxyProtocol,
         has_backend: bool,
     ) -> Self {
+        let backend_listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let backend_address = backend_listener.local_addr().unwrap();
+        Self::behind(
+            limits,
+            signers,
+            proxy_protocol,
+            backend_address,
+            has_backend.then_some(backend_listener),
+        )
+        .await
+    }
+
+    /// With a backend at this address, which need not be there.
+    pub(crate) async fn behind(
+        limits: Limits,
+        signers: usize,
+        proxy_protocol: ProxyProtocol,
+        backend_address: SocketAddr,
+        backend_listener: Option<TcpListener>,
+    ) -> Self {
         let pki = Pki::new();
         let signer_shutdown = Shutdown::new();
         let mut fakes = Vec::new();
@@ -330,10 +350,8 @@ impl House {
                     .await;
             });
         }
-        let backend_listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let backend_address = backend_listener.local_addr().unwrap().to_string();
         let (reached, backend) = mpsc::channel(64);
-        if has_backend {
+        if let Some(backend_listener) = backend_listener {
             tokio::spawn(async move {
                 while let Ok((stream, _)) = backend_listener.accept().await {
                     if reached.send(stream).await.is_err() {
@@ -344,7 +362,7 @@ impl House {
         }
         let config = Config {
             listen: "127.0.0.1:0".parse().unwrap(),
-            backend: backend_address,
+            backend: backend_address.to_string(),
             proxy_protocol,
             credentials: pki.credentials("proxy/one"),
             signers: addresses,
