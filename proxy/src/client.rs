@@ -38,13 +38,13 @@ impl Inbox {
         self.bytes.splice(..0, bytes.iter().copied());
     }
 
+    /// Whether more has come than a handshake has.
+    pub(crate) fn is_full(&self) -> bool {
+        self.bytes.len() >= INBOX_BYTES_MAX
+    }
+
     /// Reads what there is, at least a byte; an end of the stream is an error of its own.
     pub(crate) async fn fill(&mut self, client: &TcpStream) -> io::Result<()> {
-        if self.bytes.len() >= INBOX_BYTES_MAX {
-            return Err(io::Error::other(
-                "the client sent more than a handshake has",
-            ));
-        }
         loop {
             client.readable().await?;
             let len = self.bytes.len();

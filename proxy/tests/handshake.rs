@@ -291,6 +291,30 @@ async fn slow_clients_are_closed() {
 }
 
 #[tokio::test]
+async fn a_handshake_that_takes_too_long_ends_with_an_alert_while_one_can_be_read() {
+    let quick = Limits {
+        handshake_timeout: Duration::from_millis(300),
+        ..limits()
+    };
+    let house = House::new(quick).await;
+    let signer = house.signers[0].clone();
+    let canceled = [21, 3, 3, 0, 2, 2, alert::USER_CANCELED];
+    let answer = async || {
+        let mut stream = house.connect().await;
+        stream.write_all(&client_hello()).await.unwrap();
+        read_to_end(&mut stream).await
+    };
+    // TLS 1.3, behind the server's hello: only the signer could make an alert.
+    assert_eq!(answer().await, FLIGHT);
+    signer.retry.store(true, SeqCst);
+    assert_eq!(answer().await, [FLIGHT, &canceled].concat());
+    signer.tls12.store(true, SeqCst);
+    assert_eq!(answer().await, [FLIGHT, &canceled].concat());
+    signer.stalls.store(true, SeqCst);
+    assert_eq!(answer().await, canceled);
+}
+
+#[tokio::test]
 async fn too_many_connections_are_refused_with_an_alert_and_room_comes_back() {
     let small = Limits {
         connections_max: 1,

@@ -115,6 +115,10 @@ fn each_malformed_finished_has_its_alert() {
     assert_eq!(with(&with_update), Some(alert::UNEXPECTED_MESSAGE));
 
     assert_eq!(
+        alert_of(&sealed(&[(21, &[])])),
+        Some(alert::UNEXPECTED_MESSAGE)
+    );
+    assert_eq!(
         alert_of(&sealed(&[(22, &[])])),
         Some(alert::UNEXPECTED_MESSAGE)
     );

@@ -130,6 +130,7 @@ impl Tolerance {
 fn plain_alert_description(fragment: &[u8]) -> Result<u8, Refused> {
     match *fragment {
         [1 | 2, description] => Ok(description),
+        [] => Err(Refused::unexpected("an empty alert")),
         _ => Err(Refused::malformed("a malformed alert")),
     }
 }

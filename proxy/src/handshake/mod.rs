@@ -63,7 +63,10 @@ pub(crate) enum HandshakeError {
     SlowHello,
     /// The handshake took too long.
     #[error("no whole handshake within handshake_timeout_ms")]
-    Slow,
+    Slow {
+        /// Whether the client can still read an unprotected alert.
+        is_plain: bool,
+    },
     /// The proxy is stopping and the grace is over.
     #[error("the proxy is stopping")]
     Stopping,
@@ -87,11 +90,11 @@ impl HandshakeError {
         match self {
             Self::Refused(refused) => Some(refused.alert),
             Self::Signer(_) | Self::Answer(_) => Some(alert::INTERNAL_ERROR),
-            Self::SlowHello => Some(alert::USER_CANCELED),
+            Self::SlowHello | Self::Slow { is_plain: true } => Some(alert::USER_CANCELED),
             Self::RefusedSealed(_)
             | Self::SignerRefused(_)
             | Self::ClientAlert(_)
-            | Self::Slow
+            | Self::Slow { is_plain: false }
             | Self::Stopping
             | Self::Client(_)
             | Self::LockedAnswer(_) => None,
@@ -104,6 +107,12 @@ impl HandshakeError {
             self,
             Self::Signer(_) | Self::Answer(_) | Self::LockedAnswer(_)
         )
+    }
+}
+
+impl From<Refused> for HandshakeError {
+    fn from(refused: Refused) -> Self {
+        Self::Refused(refused)
     }
 }
 
@@ -143,6 +152,8 @@ pub(crate) struct Handshake<'a> {
     inbox: Inbox,
     tolerance: Tolerance,
     key_exchange: KeyExchangeReader,
+    /// Whether what the client has got of us so far is whole records, and none of them changes to protected ones.
+    is_plain: bool,
 }
 
 impl<'a> Handshake<'a> {
@@ -155,6 +166,7 @@ impl<'a> Handshake<'a> {
             inbox: Inbox::default(),
             tolerance: Tolerance::default(),
             key_exchange: KeyExchangeReader::default(),
+            is_plain: true,
         }
     }
 
@@ -172,11 +184,14 @@ impl<'a> Handshake<'a> {
             .unwrap_or(Err(HandshakeError::SlowHello))?;
         timeout_at(end, self.with_signer(hello, report))
             .await
-            .unwrap_or(Err(HandshakeError::Slow))
+            .unwrap_or_else(|_| {
+                let is_plain = self.is_plain;
+                Err(HandshakeError::Slow { is_plain })
+            })
     }
 
     async fn with_signer(
-        mut self,
+        &mut self,
         hello: Vec<u8>,
         report: &mut Report,
     ) -> Result<Unlocked, HandshakeError> {
@@ -228,9 +243,13 @@ impl<'a> Handshake<'a> {
             .get(reply.consumed as usize..)
             .ok_or(HandshakeError::Answer("it used more bytes than it got"))?;
         self.inbox.put_back(rest);
+        self.is_plain = false;
         write_all(self.client, &reply.to_client)
             .await
-            .map_err(HandshakeError::Client)
+            .map_err(HandshakeError::Client)?;
+        // Behind a HelloRetryRequest and behind a TLS 1.2 server's first flight nothing is protected yet.
+        self.is_plain = matches!(reply.next, Next::More(_));
+        Ok(())
     }
 
     async fn next_flight(
@@ -272,6 +291,9 @@ impl<'a> Handshake<'a> {
     }
 
     async fn fill(&mut self) -> Result<(), HandshakeError> {
+        if self.inbox.is_full() {
+            return Err(Refused::malformed("more bytes than a handshake has").into());
+        }
         self.inbox
             .fill(self.client)
             .await
@@ -301,13 +323,17 @@ impl<'a> Handshake<'a> {
     }
 
     /// TLS 1.2: the signer has accepted the client's Finished.
-    fn opened(self, signer: usize, established: Established) -> Result<Unlocked, HandshakeError> {
+    fn opened(
+        &mut self,
+        signer: usize,
+        established: Established,
+    ) -> Result<Unlocked, HandshakeError> {
         if established.version != TlsVersion::Tls12 {
             return Err(HandshakeError::Answer("TLS 1.3 keys outside the lock"));
         }
         Ok(Unlocked {
             established,
-            rest: self.inbox.into_rest(),
+            rest: std::mem::take(&mut self.inbox).into_rest(),
             signer,
         })
     }

@@ -25,7 +25,7 @@ const WRONG_FINISHED: Refused = Refused {
 impl Handshake<'_> {
     /// Opens the lock, or refuses the client with the alert that fits.
     pub(super) async fn unlock(
-        mut self,
+        &mut self,
         begun: &Named,
         outcome: Outcome,
         flight: &[u8],
@@ -43,7 +43,7 @@ impl Handshake<'_> {
                     }
                     return Ok(Unlocked {
                         established,
-                        rest: self.inbox.into_rest(),
+                        rest: std::mem::take(&mut self.inbox).into_rest(),
                         signer: begun.signer,
                     });
                 }

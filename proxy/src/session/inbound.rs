@@ -162,8 +162,11 @@ impl Inbound {
     }
 
     fn alert(&mut self, content: &[u8]) -> Result<Option<Event>, Fault> {
-        let &[level, description] = content else {
-            return Err(Refused::malformed("a malformed alert").into());
+        let (level, description) = match *content {
+            [level, description] => (level, description),
+            // RFC 8446, section 5.4, names this alert for it.
+            [] => return Err(Refused::unexpected("an empty alert").into()),
+            _ => return Err(Refused::malformed("a malformed alert").into()),
         };
         match (self.version, level, description) {
             (_, _, alert::CLOSE_NOTIFY) => Ok(Some(Event::CloseNotify)),

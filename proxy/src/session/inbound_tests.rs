@@ -119,6 +119,9 @@ fn alerts_are_fatal_closing_or_counted() {
     assert_eq!(alert_of(TLS12, &[(21, &[1, 100][..]); 5]), unexpected);
     assert_eq!(alert_of(TLS13, &[(21, &[1, 90][..]); 5]), unexpected);
     assert_eq!(alert_of(TLS13, &[(21, &[2])]), Some(alert::DECODE_ERROR));
+    let unexpected = Some(alert::UNEXPECTED_MESSAGE);
+    assert_eq!(alert_of(TLS13, &[(21, &[])]), unexpected);
+    assert_eq!(alert_of(TLS12, &[(21, &[])]), unexpected);
 }
 
 #[test]

@@ -152,8 +152,13 @@ impl Outbound {
         Ok(())
     }
 
-    /// Ends the connection with a fatal alert.
-    pub fn fatal_alert(&mut self, description: u8) -> Result<(), OutboundError> {
+    /// Ends the connection with a fatal alert. no_renegotiation is never one (RFC 5246, section 7.2.2): it goes out as
+    /// the warning that it is, and a handshake_failure ends the connection.
+    pub fn fatal_alert(&mut self, mut description: u8) -> Result<(), OutboundError> {
+        if description == alert::NO_RENEGOTIATION {
+            self.seal(content_type::ALERT, &[WARNING, description])?;
+            description = alert::HANDSHAKE_FAILURE;
+        }
         self.seal(content_type::ALERT, &[FATAL, description])?;
         self.is_closed = true;
         Ok(())
@@ -218,20 +223,43 @@ impl Outbound {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::record::ReadKey;
     use keyhaven_types::{AeadAlgorithm, Secret};
     use keyhaven_wire::TrafficKey;
 
-    fn outbound() -> Outbound {
-        let key = TrafficKey {
+    fn key() -> TrafficKey {
+        TrafficKey {
             aead: AeadAlgorithm::Aes128Gcm,
             key: Secret::new(vec![1; 16]),
             iv: Secret::new(vec![1; 12]),
             seq: 0,
-        };
-        let key = WriteKey::new(TlsVersion::Tls13, Generation::FIRST, &key).unwrap();
+        }
+    }
+
+    fn outbound() -> Outbound {
+        let key = WriteKey::new(TlsVersion::Tls13, Generation::FIRST, &key()).unwrap();
         let mut outbound = Outbound::new(key, TlsVersion::Tls13, 1 << 20);
         outbound.give_buffer(vec![0; BUFFER_LEN]);
         outbound
+    }
+
+    #[test]
+    fn no_renegotiation_is_a_warning_before_the_end() {
+        let alerts = |description| {
+            let mut outbound = outbound();
+            outbound.fatal_alert(description).unwrap();
+            let mut bytes = outbound.pending().to_vec();
+            let mut read = ReadKey::new(TlsVersion::Tls13, Generation::FIRST, &key()).unwrap();
+            let mut alerts = Vec::new();
+            for record in bytes.chunks_mut(HEADER_LEN + 2 + 1 + 16) {
+                let opened = read.open(record).unwrap();
+                alerts.push(record[opened.plaintext].to_vec());
+            }
+            alerts
+        };
+        let refused = alerts(alert::NO_RENEGOTIATION);
+        assert_eq!(refused, [[1, 100], [2, alert::HANDSHAKE_FAILURE]]);
+        assert_eq!(alerts(alert::DECODE_ERROR), [[2, alert::DECODE_ERROR]]);
     }
 
     #[test]

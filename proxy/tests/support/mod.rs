@@ -116,6 +116,8 @@ pub(crate) struct FakeSigner {
     pub(crate) wants_more: AtomicUsize,
     /// Asks for a second ClientHello first.
     pub(crate) retry: AtomicBool,
+    /// Never answers a Start.
+    pub(crate) stalls: AtomicBool,
     /// Answers so many outcomes with "busy" first.
     pub(crate) outcomes_busy: AtomicUsize,
     pub(crate) starts: AtomicUsize,
@@ -266,6 +268,9 @@ impl FakeSigner {
 
 impl Handler for FakeSigner {
     async fn call(&self, caller: Arc<Caller>, request: Request) -> Reply {
+        if self.stalls.load(SeqCst) && matches!(request, Request::Start(_)) {
+            std::future::pending::<()>().await;
+        }
         self.answer(&caller, request)
     }
 }
