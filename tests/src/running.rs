@@ -3,6 +3,7 @@
 //! Leaves its making to `site`. The signer reaches the token through the counting module; when a site ends, every
 //! key that the module saw must have kept its value.
 
+use std::cell::RefCell;
 use std::collections::HashSet;
 use std::fs;
 use std::net::SocketAddr;
@@ -87,12 +88,18 @@ impl Parts {
         self.spawn_proxy_build("proxy-nonce-log")
     }
 
-    /// Starts another build of the proxy, and waits until it knows whether its signers want it.
+    /// Starts another build of the proxy, and waits until it knows of each signer whether it can be used.
     pub fn spawn_proxy_build(&self, program: &str) -> Daemon {
+        let config = fs::read_to_string(self.dir().join("proxy.toml")).expect("it is written");
+        let signers = config.matches("[[signer]]").count();
         let proxy = Daemon::spawn("proxy", &mut self.proxy_command(program));
+        let known = RefCell::new(HashSet::new());
         proxy.wait_for("word of its signers", |line| {
             let message = field(line, "message").unwrap_or_default();
-            message == "connected" || message == "not connected"
+            if message == "connected" || message == "not connected" {
+                known.borrow_mut().extend(field(line, "address"));
+            }
+            known.borrow().len() >= signers
         });
         proxy
     }
