@@ -4,7 +4,7 @@
 //! opening the Finished-lock with it is the check. Tolerates what the standard tells a server to tolerate
 //! (compatibility ChangeCipherSpec, refused early data, padding, fragments) and nothing beyond.
 
-use zeroize::Zeroizing;
+use zeroize::{Zeroize as _, Zeroizing};
 
 use super::{FlightError, Refused, Tolerance, plain_alert_description};
 use crate::record::{Bound, HEADER_LEN, ReadKey, RecordError, content_type, next_record};
@@ -104,11 +104,17 @@ impl FinishedReader {
         };
         self.is_protected = true;
         let content = &record[opened.plaintext];
-        match opened.content_type {
-            content_type::HANDSHAKE => Ok(self.append(content)?),
-            content_type::ALERT => Err(FlightError::ClientAlert(plain_alert_description(content)?)),
+        let taken = match opened.content_type {
+            content_type::HANDSHAKE => self.append(content).map_err(FlightError::from),
+            content_type::ALERT => Err(match plain_alert_description(content) {
+                Ok(description) => FlightError::ClientAlert(description),
+                Err(refused) => refused.into(),
+            }),
             _ => Err(Refused::unexpected("other content in place of Finished").into()),
-        }
+        };
+        // The receive buffer lives on; with the verify_data in it the lock could be opened again.
+        record.zeroize();
+        taken
     }
 
     fn append(&mut self, fragment: &[u8]) -> Result<(), Refused> {

@@ -54,6 +54,22 @@ fn read_with(
     }
 }
 
+#[test]
+fn no_trace_of_verify_data_stays_in_the_buffer() {
+    let rest = b"what follows";
+    let flight = sealed(&[(22, &finished()[..9]), (22, &finished()[9..])]);
+    let mut buffer = [&flight[..], rest].concat();
+    let mut tolerance = Tolerance::default();
+    let step = reader().read(&mut buffer, &mut tolerance);
+    assert!(matches!(step, Ok(FinishedStep::Done { .. })));
+    let (used, unused) = buffer.split_at(flight.len());
+    assert!(used.iter().all(|&byte| byte == 0));
+    assert_eq!(unused, rest);
+    let mut too_long = sealed(&[(22, &[&finished()[..], &[1]].concat())]);
+    assert!(reader().read(&mut too_long, &mut tolerance).is_err());
+    assert!(too_long.iter().all(|&byte| byte == 0));
+}
+
 fn alert_of(bytes: &[u8]) -> Option<u8> {
     match read(bytes) {
         Err(FlightError::Refused(refused)) => Some(refused.alert),

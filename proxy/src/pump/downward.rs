@@ -32,7 +32,8 @@ pub(super) async fn run(
             Ok(0) => break,
             Ok(read) => link.traffic.add_down(read),
             Err(Stop::BackendRead(error)) if error.kind() == io::ErrorKind::WouldBlock => {
-                link.context.buffers.give_back(outbound.take_buffer());
+                // All that it held was sealed, and is on its way to the client.
+                link.context.buffers.give_back(outbound.take_buffer(), 0);
                 tokio::select! {
                     ready = link.backend.readable() => ready.map_err(Stop::BackendRead)?,
                     () = link.signals.raised() => {}

@@ -24,7 +24,7 @@ use crate::{
     flight::Refused,
     handshake::Unlocked,
     record::{Generation, KeyError, ReadKey, WriteKey},
-    session::{Fault, Inbound, NextKey, Outbound, OutboundError, RekeyError, Rekeying},
+    session::{BUFFER_LEN, Fault, Inbound, NextKey, Outbound, OutboundError, RekeyError, Rekeying},
     signers::SignerError,
 };
 use quiet::Open;
@@ -242,8 +242,10 @@ impl<'a> Session<'a> {
             client::say_goodbye(self.client, self.outbound.pending()).await;
         }
         self.outbound.advance(usize::MAX);
-        self.context.buffers.give_back(self.outbound.take_buffer());
-        self.context.buffers.give_back(self.received.take_buffer());
+        let buffers = &self.context.buffers;
+        // Plaintext that could not be sealed may be in it.
+        buffers.give_back(self.outbound.take_buffer(), BUFFER_LEN);
+        self.received.give_back(buffers);
         end
     }
 }

@@ -19,6 +19,9 @@ use crate::{
     session::{BUFFER_LEN, Batch, Event, Fault, Inbound, Rekeying},
 };
 
+/// What may wait for the rest of its record in a buffer of just its size.
+const WAITING_MAX: usize = 4096;
+
 /// Moves until the client's side is over.
 pub(super) async fn run(
     link: &Link<'_>,
@@ -95,6 +98,8 @@ async fn forward(link: &Link<'_>, buffer: &[u8], data: &[Range<usize>]) -> Resul
 pub(super) struct Received {
     buffer: Vec<u8>,
     unread: Range<usize>,
+    /// How much of the buffer has held something.
+    used: usize,
 }
 
 impl Received {
@@ -102,6 +107,7 @@ impl Received {
     pub(super) fn new(rest: Vec<u8>) -> Self {
         Self {
             unread: 0..rest.len(),
+            used: rest.len(),
             buffer: rest,
         }
     }
@@ -119,17 +125,16 @@ impl Received {
         self.unread.start = (self.unread.start + bytes).min(self.unread.end);
     }
 
-    /// Reads what there is; `false` at the end of the stream. While it waits with nothing unread it holds no buffer.
+    /// Reads what there is; `false` at the end of the stream. While it waits with nothing or little unread it holds no
+    /// large buffer.
     async fn fill(&mut self, client: &TcpStream, buffers: &Buffers) -> Result<bool, Stop> {
         if self.unread.is_empty() {
             self.unread = 0..0;
         }
         let mut first_try = true;
         loop {
-            if self.unread.is_empty() && !first_try {
-                buffers.give_back(self.take_buffer());
-            }
             if !first_try {
+                self.shrink(buffers);
                 client.readable().await.map_err(Stop::Client)?;
             }
             first_try = false;
@@ -138,6 +143,7 @@ impl Received {
                 Ok(0) => return Ok(false),
                 Ok(read) => {
                     self.unread.end += read;
+                    self.used = self.used.max(self.unread.end);
                     return Ok(true);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -146,14 +152,18 @@ impl Received {
         }
     }
 
+    /// Gives a large buffer back in which little waits for the rest of its record. A client cannot make us hold much
+    /// more than it has sent.
+    fn shrink(&mut self, buffers: &Buffers) {
+        if self.buffer.len() == BUFFER_LEN && self.unread.len() <= WAITING_MAX {
+            self.move_to(vec![0; self.unread.len()], buffers);
+        }
+    }
+
     /// Makes sure that a whole record fits behind what is unread.
     fn make_room(&mut self, buffers: &Buffers) {
         if self.buffer.len() != BUFFER_LEN {
-            let mut buffer = buffers.take();
-            let len = self.unread.len();
-            buffer[..len].copy_from_slice(&self.buffer[self.unread.clone()]);
-            self.unread = 0..len;
-            self.buffer = buffer;
+            self.move_to(buffers.take(), buffers);
         } else if BUFFER_LEN - self.unread.start < 2 * RECORD_MAX {
             let len = self.unread.len();
             self.buffer.copy_within(self.unread.clone(), 0);
@@ -161,9 +171,54 @@ impl Received {
         }
     }
 
-    /// Gives the buffer away while nothing is unread.
-    pub(super) fn take_buffer(&mut self) -> Vec<u8> {
+    /// Goes on with another buffer, and gives this one back.
+    fn move_to(&mut self, mut buffer: Vec<u8>, buffers: &Buffers) {
+        let len = self.unread.len();
+        buffer[..len].copy_from_slice(&self.buffer[self.unread.clone()]);
+        self.give_back(buffers);
+        self.buffer = buffer;
+        self.unread = 0..len;
+        self.used = len;
+    }
+
+    /// Gives the buffer back, with whatever is in it.
+    pub(super) fn give_back(&mut self, buffers: &Buffers) {
         self.unread = 0..0;
-        std::mem::take(&mut self.buffer)
+        buffers.give_back(std::mem::take(&mut self.buffer), self.used);
+        self.used = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::{
+        io::AsyncWriteExt as _,
+        net::{TcpListener, TcpStream},
+    };
+
+    #[tokio::test]
+    async fn a_record_that_has_only_begun_waits_in_a_small_buffer() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap())
+            .await
+            .unwrap();
+        let (proxy, _) = listener.accept().await.unwrap();
+        let buffers = Buffers::default();
+        let mut received = Received::new(Vec::new());
+        let mut sent = Vec::new();
+        for begun in [&[23][..], &[3, 3, 0, 40], &[7; 20]] {
+            client.write_all(begun).await.unwrap();
+            sent.extend_from_slice(begun);
+            while received.unread().len() < sent.len() {
+                assert!(received.fill(&proxy, &buffers).await.unwrap());
+            }
+            // The rest does not come: it waits until it is dropped.
+            let soon = std::time::Duration::from_millis(20);
+            let waited = tokio::time::timeout(soon, received.fill(&proxy, &buffers)).await;
+            assert!(waited.is_err());
+            assert_eq!(received.buffer.len(), sent.len());
+            assert_eq!(received.unread(), sent);
+        }
     }
 }
