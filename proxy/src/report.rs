@@ -66,19 +66,20 @@ impl Report {
         let signer = self.signer.as_str();
         let version = facts.map_or("", |facts| facts.version.as_str());
         let suite = facts.map_or("", |facts| facts.suite);
-        let level = facts.map_or("", |facts| facts.level.as_str());
+        // Not `level`: that is the line's own in JSON.
+        let custody = facts.map_or("", |facts| facts.level.as_str());
         let alpn = facts.map_or("", |facts| facts.alpn.as_str());
         let handshake_ms = facts.map(|facts| facts.handshake_ms);
         let (bytes_up, bytes_down) = (self.bytes_up, self.bytes_down);
         let duration_ms = self.elapsed_ms();
         if is_ours {
             tracing::warn!(
-                %client, server_name, version, suite, level, alpn, signer, handshake_ms, bytes_up, bytes_down,
+                %client, server_name, version, suite, custody, alpn, signer, handshake_ms, bytes_up, bytes_down,
                 duration_ms, end, "connection failed"
             );
         } else {
             tracing::info!(
-                %client, server_name, version, suite, level, alpn, signer, handshake_ms, bytes_up, bytes_down,
+                %client, server_name, version, suite, custody, alpn, signer, handshake_ms, bytes_up, bytes_down,
                 duration_ms, end, "connection ended"
             );
         }
