@@ -61,6 +61,8 @@ pub enum ProxyProtocol {
 pub struct Limits {
     /// Client connections at once.
     pub connections_max: usize,
+    /// Handshakes at once of one client address, in IPv6 of one /64.
+    pub handshakes_per_client_max: usize,
     /// From the connection to the whole ClientHello.
     pub client_hello_timeout: Duration,
     /// From the connection to the end of the handshake.
@@ -211,6 +213,7 @@ fn is_host_and_port(text: &str) -> bool {
 #[serde(deny_unknown_fields, default)]
 struct RawLimits {
     connections_max: Spanned<u64>,
+    handshakes_per_client_max: Spanned<u64>,
     client_hello_timeout_ms: Spanned<u64>,
     handshake_timeout_ms: Spanned<u64>,
     signer_timeout_ms: Spanned<u64>,
@@ -226,6 +229,7 @@ impl Default for RawLimits {
         let value = |value| Spanned::new(0..0, value);
         Self {
             connections_max: value(10_000),
+            handshakes_per_client_max: value(256),
             client_hello_timeout_ms: value(5_000),
             handshake_timeout_ms: value(10_000),
             signer_timeout_ms: value(5_000),
@@ -254,6 +258,8 @@ impl RawLimits {
             given
         };
         let connections = bounded("connections_max", &self.connections_max, 1, 1_000_000);
+        let per_client = &self.handshakes_per_client_max;
+        let per_client = bounded("handshakes_per_client_max", per_client, 1, 1_000_000);
         let hello = &self.client_hello_timeout_ms;
         let hello = bounded("client_hello_timeout_ms", hello, 1, DAY_MS);
         let handshake = &self.handshake_timeout_ms;
@@ -273,6 +279,7 @@ impl RawLimits {
         let grace = bounded("shutdown_grace_s", &self.shutdown_grace_s, 0, DAY_S);
         Limits {
             connections_max: usize::try_from(connections).unwrap_or(usize::MAX),
+            handshakes_per_client_max: usize::try_from(per_client).unwrap_or(usize::MAX),
             client_hello_timeout: Duration::from_millis(hello),
             handshake_timeout: Duration::from_millis(handshake),
             signer_timeout: Duration::from_millis(signer),

@@ -13,6 +13,7 @@ use crate::{
     backend,
     client::say_goodbye,
     config::{Limits, ProxyProtocol},
+    crowd::{Crowd, Place},
     handshake::{Handshake, HandshakeError, ReportRoom},
     pump::{Buffers, Session, Stop, Traffic},
     record::plain_alert,
@@ -28,6 +29,8 @@ pub(crate) struct Context {
     pub(crate) identity: Identity,
     pub(crate) signers: Signers,
     pub(crate) buffers: Buffers,
+    /// The handshakes that are open.
+    pub(crate) crowd: Arc<Crowd>,
     /// Bounds the outcome reports under way.
     pub(crate) reports: Arc<ReportRoom>,
     pub(crate) shutdown: Shutdown,
@@ -36,10 +39,16 @@ pub(crate) struct Context {
 }
 
 /// Serves one client.
-pub(crate) async fn serve(context: Arc<Context>, client: TcpStream, peer: SocketAddr) {
+pub(crate) async fn serve(
+    context: Arc<Context>,
+    client: TcpStream,
+    peer: SocketAddr,
+    in_handshake: Place,
+) {
     let mut report = Report::new(peer);
     // The handshake is most of what this task needs of memory; boxed, it is given back before the data comes.
     let shaken = Box::pin(handshake(&context, &client, peer, &mut report)).await;
+    drop(in_handshake);
     let traffic = Traffic::new();
     let session = match shaken {
         Ok(unlocked) => {

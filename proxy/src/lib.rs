@@ -18,6 +18,7 @@ mod server;
 mod backend;
 mod client;
 mod connection;
+mod crowd;
 mod handshake;
 mod pump;
 mod report;

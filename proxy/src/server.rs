@@ -21,6 +21,7 @@ use crate::{
     client::say_goodbye,
     config::Config,
     connection::{self, Context},
+    crowd::Crowd,
     pump::Buffers,
     record::plain_alert,
     signers::Signers,
@@ -33,6 +34,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// At most one line in the log per this time about refused clients.
 const REFUSAL_LOG_EVERY: Duration = Duration::from_secs(1);
 const BACKLOG: i32 = 4096;
+const TOO_MANY: &str = "too many connections: refusing; raise connections_max, or add a proxy";
+const TOO_MANY_OF_ONE: &str = "too many handshakes of one client address at once: refusing; raise \
+     handshakes_per_client_max if many clients share that address";
 
 /// Why the proxy cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -72,6 +76,7 @@ impl Server {
             ))
         });
         let signers = Signers::new(clients.collect(), config.limits.signer_timeout);
+        let crowd = Crowd::new(config.limits.handshakes_per_client_max);
         let context = Context {
             identity: config.credentials.identity().clone(),
             signers,
@@ -79,6 +84,7 @@ impl Server {
             backend: config.backend,
             proxy_protocol: config.proxy_protocol,
             buffers: Buffers::default(),
+            crowd: Arc::new(crowd),
             reports: Arc::default(),
             cut: shutdown.cut_token(),
             shutdown: shutdown.clone(),
@@ -120,16 +126,19 @@ impl Server {
             };
             // Without it small records wait for acknowledgements; a failure costs time and nothing else.
             let _ = client.set_nodelay(true);
-            match room.clone().try_acquire_owned() {
-                Ok(permit) => {
-                    let serving = connection::serve(context.clone(), client, peer);
-                    context.shutdown.spawn(async move {
-                        serving.await;
-                        drop(permit);
-                    });
-                }
-                Err(_) => refusals.refuse(&context, client, peer),
-            }
+            let Ok(permit) = room.clone().try_acquire_owned() else {
+                refusals.refuse(&context, client, peer, TOO_MANY);
+                continue;
+            };
+            let Some(in_handshake) = context.crowd.enter(peer.ip()) else {
+                refusals.refuse(&context, client, peer, TOO_MANY_OF_ONE);
+                continue;
+            };
+            let serving = connection::serve(context.clone(), client, peer, in_handshake);
+            context.shutdown.spawn(async move {
+                serving.await;
+                drop(permit);
+            });
         }
     }
 }
@@ -160,7 +169,7 @@ impl Refusals {
         }
     }
 
-    fn refuse(&mut self, context: &Context, client: TcpStream, peer: SocketAddr) {
+    fn refuse(&mut self, context: &Context, client: TcpStream, peer: SocketAddr, why: &str) {
         self.unlogged += 1;
         let is_due = |logged: Instant| logged.elapsed() >= REFUSAL_LOG_EVERY;
         if self.logged.is_none_or(is_due) {
@@ -168,7 +177,8 @@ impl Refusals {
                 client = %peer,
                 refused = self.unlogged,
                 connections_max = context.limits.connections_max,
-                "too many connections: refusing; raise connections_max, or add a proxy"
+                handshakes_per_client_max = context.limits.handshakes_per_client_max,
+                "{why}"
             );
             self.logged = Some(Instant::now());
             self.unlogged = 0;

@@ -337,6 +337,34 @@ async fn too_many_connections_are_refused_with_an_alert_and_room_comes_back() {
     }
 }
 
+#[tokio::test]
+async fn one_address_has_so_many_handshakes_at_once_and_any_number_of_connections() {
+    let few = Limits {
+        handshakes_per_client_max: 2,
+        ..limits()
+    };
+    let mut house = House::new(few).await;
+    let established = [house.established().await, house.established().await];
+    let mut half_open = [house.connect().await, house.connect().await];
+    for stream in &mut half_open {
+        stream.write_all(&client_hello()).await.unwrap();
+        read_flight(stream).await;
+    }
+    let mut stream = house.connect().await;
+    let answer = read_to_end(&mut stream).await;
+    assert_eq!(answer, [21, 3, 3, 0, 2, 2, alert::INTERNAL_ERROR]);
+    drop(half_open);
+    loop {
+        let mut stream = house.connect().await;
+        // The refused connection may be over before this is written.
+        let _ = stream.write_all(&client_hello()).await;
+        if stream.read_u8().await.is_ok_and(|first| first == FLIGHT[0]) {
+            break;
+        }
+    }
+    drop(established);
+}
+
 fn open_files() -> usize {
     std::fs::read_dir("/proc/self/fd").unwrap().count()
 }

@@ -302,7 +302,7 @@ impl Builder {
         }
         let _ = write!(
             text,
-            "[limits]\n{}[log]\nformat = \"json\"\nlevel = \"{}\"\n",
+            "[limits]\nhandshakes_per_client_max = 100000\n{}[log]\nformat = \"json\"\nlevel = \"{}\"\n",
             self.proxy_limits, self.log_level
         );
         fs::write(dir.join("proxy.toml"), text).expect("the test's folder can be written");

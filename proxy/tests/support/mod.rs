@@ -290,6 +290,7 @@ pub(crate) struct House {
 pub(crate) fn limits() -> Limits {
     Limits {
         connections_max: 100,
+        handshakes_per_client_max: 10_000,
         client_hello_timeout: Duration::from_secs(30),
         handshake_timeout: Duration::from_secs(30),
         signer_timeout: Duration::from_secs(10),
