@@ -75,7 +75,7 @@ pub struct Limits {
     pub idle_timeout: Duration,
     /// The whole life of a connection.
     pub connection_lifetime: Duration,
-    /// Records under one write key.
+    /// Records under one AES-GCM key.
     pub records_per_key: u64,
     /// How long connections may go on after a stop signal.
     pub shutdown_grace: Duration,

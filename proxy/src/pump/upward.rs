@@ -50,7 +50,7 @@ pub(super) async fn run(
             }
             Event::More => {}
         }
-        if inbound.records() >= link.context.limits.records_per_key
+        if inbound.is_key_spent(link.context.limits.records_per_key)
             && rekeying.is_supported()
             && asked_at != Some(inbound.generation())
         {

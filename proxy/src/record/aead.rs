@@ -19,6 +19,10 @@ const EXPLICIT_NONCE_LEN: usize = 8;
 /// Records that one AES-GCM key may protect (RFC 8446, section 5.5).
 pub const GCM_RECORDS_MAX: u64 = (1 << 24) - 1;
 
+/// Records that one ChaCha20-Poly1305 key may protect. Its standard has no limit below the sequence number's (RFC 8446,
+/// section 5.5); this one is never met and keeps far away from the number's end.
+pub const CHACHA_RECORDS_MAX: u64 = 1 << 48;
+
 /// How many times the keys of one direction have been replaced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Generation(pub u32);
@@ -144,6 +148,11 @@ impl WriteKey {
         self.0.seq
     }
 
+    /// How many records the key may have when AES-GCM keys have `gcm_records` at most.
+    pub fn records_allowed(&self, gcm_records: u64) -> u64 {
+        self.0.records_allowed(gcm_records)
+    }
+
     /// Which key of its direction this is.
     pub fn generation(&self) -> Generation {
         self.0.generation
@@ -221,6 +230,11 @@ impl ReadKey {
         self.0.seq
     }
 
+    /// How many records the key may have when AES-GCM keys have `gcm_records` at most.
+    pub fn records_allowed(&self, gcm_records: u64) -> u64 {
+        self.0.records_allowed(gcm_records)
+    }
+
     /// Which key of its direction this is.
     pub fn generation(&self) -> Generation {
         self.0.generation
@@ -265,7 +279,11 @@ impl RecordKey {
             aead: LessSafeKey::new(unbound),
             iv,
             seq: key.seq,
-            records_max: if is_gcm { GCM_RECORDS_MAX } else { u64::MAX },
+            records_max: if is_gcm {
+                GCM_RECORDS_MAX
+            } else {
+                CHACHA_RECORDS_MAX
+            },
             version,
             generation,
             explicit_nonce_len: if is_gcm && version == TlsVersion::Tls12 {
@@ -275,6 +293,15 @@ impl RecordKey {
             },
             fingerprint: fingerprint(bytes),
         })
+    }
+
+    /// How many records the key may have when AES-GCM keys have `gcm_records` at most.
+    fn records_allowed(&self, gcm_records: u64) -> u64 {
+        if self.records_max == GCM_RECORDS_MAX {
+            gcm_records.min(GCM_RECORDS_MAX)
+        } else {
+            self.records_max
+        }
     }
 
     /// The nonce of the next record, if the key may still be used.

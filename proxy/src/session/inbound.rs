@@ -146,9 +146,9 @@ impl Inbound {
         self.partial.is_empty() && !self.awaits_key
     }
 
-    /// How many records the key in use has opened.
-    pub fn records(&self) -> u64 {
-        self.key.records()
+    /// Whether the key in use has opened as many records as it should, with `records_per_key` for AES-GCM.
+    pub fn is_key_spent(&self, records_per_key: u64) -> bool {
+        self.key.records() >= self.key.records_allowed(records_per_key)
     }
 
     /// Which key is in use.

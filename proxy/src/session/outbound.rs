@@ -52,7 +52,7 @@ pub struct Outbound {
 }
 
 impl Outbound {
-    /// Writes with the key of the handshake, at most `records_per_key` records with each key. The buffer is taken
+    /// Writes with the key of the handshake, at most `records_per_key` records with each AES-GCM key. The buffer is taken
     /// when there is something to write.
     pub fn new(key: WriteKey, version: TlsVersion, records_per_key: u64) -> Self {
         Self {
@@ -121,7 +121,8 @@ impl Outbound {
     }
 
     fn data_records_left(&self) -> u64 {
-        self.records_per_key
+        self.key
+            .records_allowed(self.records_per_key)
             .saturating_sub(self.key.records() + RECORDS_RESERVED)
     }
 
@@ -241,6 +242,28 @@ mod tests {
         let mut outbound = Outbound::new(key, TlsVersion::Tls13, 1 << 20);
         outbound.give_buffer(vec![0; BUFFER_LEN]);
         outbound
+    }
+
+    #[test]
+    fn only_gcm_keys_are_spent_after_their_records() {
+        for (aead, key_len, is_spent) in [
+            (AeadAlgorithm::Aes128Gcm, 16, true),
+            (AeadAlgorithm::Aes256Gcm, 32, true),
+            (AeadAlgorithm::Chacha20Poly1305, 32, false),
+        ] {
+            let key = TrafficKey {
+                aead,
+                key: Secret::new(vec![1; key_len]),
+                ..key()
+            };
+            let key = WriteKey::new(TlsVersion::Tls12, Generation::FIRST, &key).unwrap();
+            let mut outbound = Outbound::new(key, TlsVersion::Tls12, 6);
+            outbound.seal_slots(0).unwrap();
+            assert!(!outbound.is_key_spent());
+            outbound.give_buffer(vec![0; BUFFER_LEN]);
+            outbound.seal_slots(SLOTS * PLAINTEXT_MAX).unwrap();
+            assert_eq!(outbound.is_key_spent(), is_spent, "{aead:?}");
+        }
     }
 
     #[test]
