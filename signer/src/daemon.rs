@@ -40,11 +40,12 @@ pub enum DaemonError {
     },
 }
 
-/// Checks the file and everything that it names; opens tokens, tries each PIN once, and serves nobody.
-pub fn check(path: &Path) -> Result<(), DaemonError> {
+/// Checks the file and everything that it names; opens tokens, tries each PIN once, and serves nobody. Gives the
+/// warnings.
+pub fn check(path: &Path) -> Result<Vec<String>, DaemonError> {
     let config = Config::read(path)?;
-    startup::open(&config)?;
-    Ok(())
+    let opened = startup::open(&config)?;
+    Ok([config.warnings, opened.warnings].concat())
 }
 
 /// Runs until a stop signal.
@@ -55,7 +56,11 @@ pub fn run(path: &Path) -> Result<(), DaemonError> {
         tracing::warn!("{warning}");
     }
     shutdown::raise_file_limit();
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), config = %path.display(), "signer starts");
     let opened = startup::open(&config)?;
+    for warning in &opened.warnings {
+        tracing::warn!("{warning}");
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(SERVICE_THREADS)
         .enable_all()

@@ -20,13 +20,13 @@ pub struct Opened {
     pub policy: Policy,
     /// Every key, for the readiness check.
     pub keys: Vec<PrivateKey>,
-    /// Tokens by their names in the file.
-    pub tokens: HashMap<String, (Token, Profile)>,
+    /// What an operator should know, though it does not stop the signer.
+    pub warnings: Vec<String>,
 }
 
 /// Everything that keeps a signer from starting.
 #[derive(Debug, thiserror::Error)]
-#[error("{} tokens, keys or sites cannot be used:{}", .0.len(), list(.0))]
+#[error("not everything that the configuration names can be used:{}", list(.0))]
 pub struct StartErrors(Vec<StartError>);
 
 fn list(errors: &[StartError]) -> String {
@@ -100,10 +100,11 @@ pub fn open(config: &Config) -> Result<Opened, StartErrors> {
     if !errors.is_empty() {
         return Err(StartErrors(errors));
     }
+    let warnings = keys.iter().flat_map(warnings_of).collect();
     Ok(Opened {
         policy,
         keys,
-        tokens,
+        warnings,
     })
 }
 
@@ -202,8 +203,13 @@ fn load_key(token: &Token, config: &SiteKeyConfig, site: &str) -> Result<Private
         );
         StartError::new(&subject, "no usable key")(error)
     })?;
-    for warning in key.warnings() {
-        tracing::warn!("{site}, key {}: {warning}", key.label());
-    }
     Ok(key)
+}
+
+fn warnings_of(key: &PrivateKey) -> Vec<String> {
+    let token = &key.token().info().label;
+    key.warnings()
+        .iter()
+        .map(|warning| format!("token \"{token}\": {warning}"))
+        .collect()
 }

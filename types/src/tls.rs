@@ -215,4 +215,38 @@ pub mod alert {
     pub const NO_RENEGOTIATION: u8 = 100;
     pub const UNRECOGNIZED_NAME: u8 = 112;
     pub const NO_APPLICATION_PROTOCOL: u8 = 120;
+
+    /// The standard's name of an alert, for people; those that are only received have names here, too.
+    pub fn name(description: u8) -> &'static str {
+        match description {
+            CLOSE_NOTIFY => "close_notify",
+            UNEXPECTED_MESSAGE => "unexpected_message",
+            BAD_RECORD_MAC => "bad_record_mac",
+            RECORD_OVERFLOW => "record_overflow",
+            HANDSHAKE_FAILURE => "handshake_failure",
+            42 => "bad_certificate",
+            43 => "unsupported_certificate",
+            44 => "certificate_revoked",
+            45 => "certificate_expired",
+            46 => "certificate_unknown",
+            ILLEGAL_PARAMETER => "illegal_parameter",
+            48 => "unknown_ca",
+            ACCESS_DENIED => "access_denied",
+            DECODE_ERROR => "decode_error",
+            DECRYPT_ERROR => "decrypt_error",
+            PROTOCOL_VERSION => "protocol_version",
+            71 => "insufficient_security",
+            INTERNAL_ERROR => "internal_error",
+            86 => "inappropriate_fallback",
+            USER_CANCELED => "user_canceled",
+            NO_RENEGOTIATION => "no_renegotiation",
+            109 => "missing_extension",
+            110 => "unsupported_extension",
+            UNRECOGNIZED_NAME => "unrecognized_name",
+            113 => "bad_certificate_status_response",
+            116 => "certificate_required",
+            NO_APPLICATION_PROTOCOL => "no_application_protocol",
+            _ => "unknown alert",
+        }
+    }
 }

@@ -135,6 +135,16 @@ impl Wanted<'_> {
                 })
         };
         let first = prompt("")?;
+        // A token would count it as a wrong try, and a file's empty password was tried before anybody was asked.
+        if first.expose_secret().is_empty() {
+            return Err(Failure::new(
+                format!(
+                    "the {} that was typed is empty; nothing was done",
+                    self.noun
+                ),
+                "run it again and type it",
+            ));
+        }
         if self.new && prompt(", again")? != first {
             return Err(Failure::new(
                 format!(

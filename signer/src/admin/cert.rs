@@ -255,7 +255,8 @@ fn expiry_note(certificate: &X509Certificate<'_>) -> String {
     }
 }
 
-fn date(time: x509_parser::time::ASN1Time) -> String {
+/// A moment as people read it.
+pub(super) fn date(time: x509_parser::time::ASN1Time) -> String {
     text::clean(&time.to_string())
 }
 

@@ -3,7 +3,10 @@
 //! Turns arguments into a run and an error into an exit code: 0, 1 run time, 64 usage, 78 configuration.
 #![allow(clippy::print_stdout, reason = "says what --check found")]
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use clap::{Parser, error::ErrorKind};
 use keyhaven_signer::daemon::{self, DaemonError};
@@ -33,8 +36,7 @@ fn main() -> ExitCode {
         }
     };
     let result = if arguments.check {
-        daemon::check(&arguments.config)
-            .inspect(|()| println!("{}: no problem found", arguments.config.display()))
+        daemon::check(&arguments.config).map(|warnings| say(&arguments.config, &warnings))
     } else {
         daemon::run(&arguments.config)
     };
@@ -48,6 +50,19 @@ fn main() -> ExitCode {
             }
         }
     }
+}
+
+/// What a check found, when it found nothing that stops the signer.
+fn say(config: &Path, warnings: &[String]) {
+    for warning in warnings {
+        println!("{}: warning: {warning}", config.display());
+    }
+    let verdict = match warnings.len() {
+        0 => "no problem found".to_owned(),
+        1 => "usable, with a warning".to_owned(),
+        many => format!("usable, with {many} warnings"),
+    };
+    println!("{}: {verdict}", config.display());
 }
 
 /// One line for each level of the error.

@@ -3,6 +3,7 @@
 //! `raw` is the file's form; here it becomes values that are known to be good, or a list of every problem with
 //! its line and the remedy. Nothing here opens a token.
 
+mod certificate;
 mod raw;
 mod site;
 
@@ -100,12 +101,26 @@ impl Config {
         let (threads, queue_max) = raw.workers.validate(&mut problems);
         let (seal_secret, connection_lifetime) = validate_rekey(&raw.rekey, &mut problems);
         let tokens = validate_tokens(&raw.token, &base, &mut problems);
-        let sites = site::validate(&raw.site, &tokens, &mut problems);
+        let names: Vec<&str> = raw
+            .token
+            .get_ref()
+            .iter()
+            .map(|token| token.name.get_ref().as_str())
+            .collect();
+        let sites = site::validate(&raw.site, &names, &mut problems);
         let warnings = problems
             .items()
             .iter()
             .filter(|problem| problem.warning)
-            .map(|problem| format!("{}. {}", problem.what, problem.remedy))
+            .map(|problem| {
+                let line = problem.line.map(|line| format!("line {line}: "));
+                format!(
+                    "{}{}; {}",
+                    line.unwrap_or_default(),
+                    problem.what,
+                    problem.remedy
+                )
+            })
             .collect();
         problems.into_result()?;
         match (listen, credentials) {

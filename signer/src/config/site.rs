@@ -7,10 +7,13 @@ use std::{collections::HashSet, path::PathBuf, str::FromStr as _};
 use keyhaven_hsm::Uri;
 use keyhaven_service::config::Problems;
 use keyhaven_types::{CustodyLevel, Identity, Role};
-use rustls_pki_types::{CertificateDer, pem::PemObject as _};
+use rustls_pki_types::CertificateDer;
 use toml::Spanned;
 
-use super::{TokenConfig, raw};
+use super::{
+    certificate::{self, Leaf},
+    raw,
+};
 
 /// A site to serve.
 pub struct SiteConfig {
@@ -50,7 +53,7 @@ pub struct SiteKeyConfig {
 
 pub(super) fn validate(
     raw: &Spanned<Vec<raw::SiteSection>>,
-    tokens: &[TokenConfig],
+    tokens: &[&str],
     problems: &mut Problems,
 ) -> Vec<SiteConfig> {
     if raw.get_ref().is_empty() {
@@ -78,7 +81,7 @@ pub(super) fn validate(
 
 fn validate_site(
     section: &raw::SiteSection,
-    tokens: &[TokenConfig],
+    tokens: &[&str],
     taken: &mut HashSet<String>,
     problems: &mut Problems,
 ) -> SiteConfig {
@@ -89,12 +92,17 @@ fn validate_site(
             "name it as clients ask for it",
         );
     }
-    let names = section
+    let names: Vec<String> = section
         .names
         .get_ref()
         .iter()
-        .filter_map(|name| check_name(name, taken, problems));
-    let names = names.collect();
+        .filter_map(|name| check_name(name, taken, problems))
+        .collect();
+    let keys = section
+        .key
+        .iter()
+        .filter_map(|key| check_key(key, &names, tokens, problems))
+        .collect();
     let custody_min = section
         .custody_min
         .as_ref()
@@ -138,11 +146,7 @@ fn validate_site(
         custody_min,
         custody_max,
         proxies: check_proxies(&section.proxies, problems),
-        keys: section
-            .key
-            .iter()
-            .filter_map(|key| check_key(key, tokens, problems))
-            .collect(),
+        keys,
     }
 }
 
@@ -226,14 +230,15 @@ fn check_proxies(
 
 fn check_key(
     section: &raw::SiteKeySection,
-    tokens: &[TokenConfig],
+    names: &[String],
+    tokens: &[&str],
     problems: &mut Problems,
 ) -> Option<SiteKeyConfig> {
     let token = section.token.get_ref();
-    if !tokens.iter().any(|known| known.name == *token) {
+    if !tokens.contains(&token.as_str()) {
         problems.add(
             section.token.span(),
-            format!("there is no usable [[token]] named \"{token}\""),
+            format!("there is no [[token]] named \"{token}\""),
             "use the name of a [[token]] in this file",
         );
     }
@@ -247,87 +252,15 @@ fn check_key(
         })
         .ok();
     let certificate = problems.resolve(section.certificate.get_ref());
-    let chain = read_chain(&certificate, &section.certificate, problems)?;
-    let spki = leaf_spki(&chain, &certificate, &section.certificate, problems)?;
+    let chain = certificate::read_chain(&certificate, &section.certificate, problems)?;
+    let leaf = Leaf::read(&chain, &certificate, &section.certificate, problems)?;
+    leaf.warn_of_missing_names(names, &certificate, &section.certificate, problems);
     Some(SiteKeyConfig {
         token: token.clone(),
         uri: uri?,
         chain,
         certificate,
-        spki,
+        spki: leaf.spki,
         line: problems.line(section.uri.span()),
     })
 }
-
-fn read_chain(
-    path: &std::path::Path,
-    at: &Spanned<PathBuf>,
-    problems: &mut Problems,
-) -> Option<Vec<CertificateDer<'static>>> {
-    let chain = CertificateDer::pem_file_iter(path)
-        .and_then(|certificates| certificates.collect::<Result<Vec<_>, _>>());
-    match chain {
-        Ok(chain) if chain.iter().map(|one| one.len()).sum::<usize>() > CHAIN_BYTES_MAX => {
-            problems.add(
-                at.span(),
-                format!(
-                    "the chain in {} has more than {CHAIN_BYTES_MAX} bytes",
-                    path.display()
-                ),
-                "leave out what clients do not need: the root, and certificates of other chains",
-            );
-            None
-        }
-        Ok(chain) if !chain.is_empty() => Some(chain),
-        Ok(_) => {
-            problems.add(
-                at.span(),
-                format!("{} holds no certificate", path.display()),
-                "it must be a PEM chain, leaf first",
-            );
-            None
-        }
-        Err(error) => {
-            problems.add(
-                at.span(),
-                format!(
-                    "cannot read the certificates in {}: {error}",
-                    path.display()
-                ),
-                "it must be a readable PEM chain, leaf first",
-            );
-            None
-        }
-    }
-}
-
-fn leaf_spki(
-    chain: &[CertificateDer<'static>],
-    path: &std::path::Path,
-    at: &Spanned<PathBuf>,
-    problems: &mut Problems,
-) -> Option<Vec<u8>> {
-    let Ok((_, leaf)) = x509_parser::parse_x509_certificate(&chain[0]) else {
-        problems.add(
-            at.span(),
-            format!("the first certificate in {} is not X.509", path.display()),
-            "it must be a PEM chain, leaf first",
-        );
-        return None;
-    };
-    if !leaf.validity().is_valid() {
-        problems.warn(
-            at.span(),
-            format!(
-                "the certificate in {} is not valid now (until {})",
-                path.display(),
-                leaf.validity().not_after
-            ),
-            "clients will refuse it: renew it",
-        );
-    }
-    Some(leaf.public_key().raw.to_vec())
-}
-
-/// More does not fit into one reply to a proxy.
-const CHAIN_BYTES_MAX: usize = 64 * 1024;

@@ -10,12 +10,12 @@ use std::{
 
 use keyhaven_handshake::{ClientHello, Failure, Handshake, Released, Step, StepResult};
 use keyhaven_service::Caller;
-use keyhaven_types::alert;
+use keyhaven_types::{CustodyLevel, alert};
 use keyhaven_wire::{
     Binding, Continue, ErrorCode, HandshakeId, HandshakeReply, Next, Reply, Start,
 };
 
-use super::{Signer, Unfinished, Unproven, lock_table};
+use super::{Facts, Signer, Unfinished, Unproven, lock_table};
 use crate::{
     audit::{error_chain, short_name},
     counters::Counters,
@@ -31,6 +31,7 @@ struct Belongs {
     binding: Binding,
     site: Option<Arc<ServedSite>>,
     client: String,
+    server_name: String,
     is_first: bool,
 }
 
@@ -56,6 +57,10 @@ impl Signer {
             binding: request.binding(),
             site: site.clone(),
             client: request.client,
+            server_name: hello
+                .as_ref()
+                .and_then(|hello| hello.server_name.clone())
+                .unwrap_or_default(),
             is_first: true,
         };
         let records = request.records;
@@ -81,6 +86,7 @@ impl Signer {
             binding: request.binding(),
             site: unfinished.site,
             client: unfinished.client,
+            server_name: unfinished.server_name,
             is_first: false,
         };
         let handshake = unfinished.handshake;
@@ -123,11 +129,17 @@ impl Signer {
         let next = match result {
             StepResult::More(handshake, expect) => {
                 let key = (belongs.caller.connection, belongs.handshake);
-                let Belongs { site, client, .. } = belongs;
+                let Belongs {
+                    site,
+                    client,
+                    server_name,
+                    ..
+                } = belongs;
                 let unfinished = Unfinished {
                     handshake: *handshake,
                     site,
                     client,
+                    server_name,
                 };
                 let kept = lock_table(&self.waiting).keep(Instant::now(), key, unfinished);
                 match kept {
@@ -146,7 +158,9 @@ impl Signer {
             StepResult::Established(established) => {
                 Counters::add(&self.counters.released);
                 Counters::add(&self.counters.proven);
-                audit(&belongs, "proven", "1.2", established.level.as_str());
+                belongs
+                    .facts("1.2", established.level)
+                    .audit("proven", "the client's Finished is accepted");
                 let open = translate::open_release(*established, &belongs.handshake, self.lifetime);
                 Next::Open(Box::new(open))
             }
@@ -155,7 +169,9 @@ impl Signer {
                 tracing::info!(
                     proxy = %belongs.caller.identity,
                     client = belongs.client,
+                    server_name = belongs.server_name,
                     alert = refusal.alert,
+                    alert_name = alert::name(refusal.alert),
                     from_client = refusal.from_client,
                     reason = refusal.reason,
                     "handshake refused"
@@ -168,9 +184,7 @@ impl Signer {
                 Counters::add(&self.counters.failed);
                 log_failure(&belongs, &failure);
                 // The client has seen nothing yet, so another signer may begin anew.
-                if belongs.is_first
-                    && matches!(&failure, Failure::Token(error) if error.is_unavailable())
-                {
+                if belongs.is_first && matches!(&failure, Failure::Token(_)) {
                     return Reply::Error(ErrorCode::Unavailable);
                 }
                 Next::Refused {
@@ -208,11 +222,11 @@ impl Signer {
                 log_failure(belongs, &error);
                 ErrorCode::Internal
             })?;
+        let facts = belongs.facts("1.3", level);
         let unproven = Unproven {
             proof: release.proof,
             refusal_key: release.refusal_key,
-            site: site.label.clone(),
-            handshake: short_name(&belongs.handshake),
+            facts: facts.clone(),
         };
         let key = (belongs.caller.connection, belongs.handshake);
         let kept = lock_table(&self.released).keep(Instant::now(), key, unproven);
@@ -222,23 +236,25 @@ impl Signer {
             Ok(Some(oldest)) => self.abort(&oldest, "pushed out by newer handshakes"),
         }
         Counters::add(&self.counters.released);
-        audit(belongs, "released", "1.3", level.as_str());
+        facts.audit("released", "behind the Finished-lock");
         Ok(Next::Locked(release.locked))
     }
 }
 
-fn audit(belongs: &Belongs, event: &'static str, version: &str, level: &str) {
-    tracing::info!(
-        target: "audit",
-        event,
-        proxy = %belongs.caller.identity,
-        client = belongs.client,
-        site = belongs.site.as_ref().map_or("", |site| &site.label),
-        handshake = short_name(&belongs.handshake),
-        version,
-        custody = level,
-        "handshake {event}"
-    );
+impl Belongs {
+    fn facts(&self, version: &'static str, custody: CustodyLevel) -> Facts {
+        Facts {
+            proxy: self.caller.identity.clone(),
+            client: self.client.clone(),
+            site: self
+                .site
+                .as_ref()
+                .map_or_else(String::new, |site| site.label.clone()),
+            handshake: short_name(&self.handshake),
+            version,
+            custody,
+        }
+    }
 }
 
 fn log_failure(belongs: &Belongs, error: &dyn std::error::Error) {

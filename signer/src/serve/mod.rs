@@ -15,7 +15,7 @@ use std::{
 use keyhaven_handshake::{Handshake, Sealer, SessionKey};
 use keyhaven_hsm::{PrivateKey, Workers};
 use keyhaven_service::{Caller, Handler, Shares, shutdown::Shutdown};
-use keyhaven_types::Role;
+use keyhaven_types::{CustodyLevel, Identity, Role};
 use keyhaven_wire::{ErrorCode, Reply, Request};
 use tokio::sync::Semaphore;
 
@@ -66,14 +66,42 @@ struct Unfinished {
     handshake: Handshake,
     site: Option<Arc<ServedSite>>,
     client: String,
+    server_name: String,
 }
 
 /// A TLS 1.3 handshake whose keys left and whose client has not proven anything.
 struct Unproven {
     proof: [u8; 32],
     refusal_key: SessionKey,
+    facts: Facts,
+}
+
+/// What is told of a handshake, once its keys have left.
+#[derive(Clone)]
+struct Facts {
+    proxy: Identity,
+    client: String,
     site: String,
     handshake: String,
+    version: &'static str,
+    custody: CustodyLevel,
+}
+
+impl Facts {
+    fn audit(&self, event: &'static str, reason: &str) {
+        tracing::info!(
+            target: "audit",
+            event,
+            proxy = %self.proxy,
+            client = self.client,
+            site = self.site,
+            handshake = self.handshake,
+            version = self.version,
+            custody = %self.custody,
+            reason,
+            "handshake {event}"
+        );
+    }
 }
 impl Signer {
     /// Puts the parts together.
@@ -147,14 +175,7 @@ impl Signer {
 
     fn abort(&self, unproven: &Unproven, reason: &str) {
         Counters::add(&self.counters.aborted);
-        tracing::info!(
-            target: "audit",
-            event = "aborted",
-            site = unproven.site,
-            handshake = unproven.handshake,
-            reason,
-            "handshake aborted"
-        );
+        unproven.facts.audit("aborted", reason);
     }
 }
 

@@ -25,14 +25,9 @@ impl Signer {
         match request.proof {
             Some(proof) if lock::proof_matches(&unproven.proof, &proof) => {
                 Counters::add(&self.counters.proven);
-                tracing::info!(
-                    target: "audit",
-                    event = "proven",
-                    proxy = %caller.identity,
-                    site = unproven.site,
-                    handshake = unproven.handshake,
-                    "handshake proven"
-                );
+                unproven
+                    .facts
+                    .audit("proven", "the client's Finished was seen");
                 Reply::Noted
             }
             Some(_) => {

@@ -91,6 +91,18 @@ fn a_configuration_is_examined_whole() {
     run.found("ok", "names every name of the site");
     run.found("ok", "identity");
 
+    // An identity at its end is renewed at the private CA, not in the token.
+    let good = std::fs::read(bench.path("id.crt")).unwrap();
+    bench.openssl("x509 -req -in id.csr -CA idca.crt -CAkey idca.key -CAcreateserial -days 3 -extfile id.ext -out id.crt");
+    let run = write("ec-p256.crt", "\"ec-p256.example\"", "demo");
+    assert_eq!(run.code, 0, "{run:?}");
+    run.found("warning", "it expires in");
+    assert!(
+        run.stdout.contains("the private CA") && !run.stdout.contains("key csr"),
+        "{run:?}"
+    );
+    std::fs::write(bench.path("id.crt"), good).unwrap();
+
     let run = write("ec-p256.crt", "\"other.example\"", "demo");
     assert_eq!(run.code, 1, "{run:?}");
     run.found("PROBLEM", "it does not name other.example");

@@ -212,6 +212,21 @@ fn pkcs12_modern_and_legacy_with_its_chain() {
     }
 }
 
+#[test]
+fn an_archive_without_a_password_needs_none() {
+    let bench = Bench::new();
+    bench.make("ec-p256");
+    for (name, options) in [("modern", ""), ("legacy", "-legacy")] {
+        bench.openssl(&format!(
+            "pkcs12 -export -inkey ec-p256.pem -in ec-p256.crt {options} -passout pass: -out {name}"
+        ));
+        let report = bench.import(name, "k", &[]);
+        assert_eq!(report["format"], "PKCS#12");
+        bench.assert_same_key("k", "ec-p256");
+        bench.json(&["key", "delete", "--label", "k", "--yes"]);
+    }
+}
+
 impl Bench {
     /// root.crt, an intermediate, and leaf.crt for a key; issuers.crt has root before intermediate.
     pub(crate) fn chain(&self, kind: &str) {

@@ -91,6 +91,17 @@ fn an_initialised_token_goes_only_when_its_label_is_typed() {
 }
 
 #[test]
+fn an_empty_pin_is_not_sent_to_the_token() {
+    let bench = Bench::new();
+    let (well, shown) = bench.typed("token status", "\n");
+    assert!(!well && shown.contains("typed is empty"), "{shown}");
+    assert!(!shown.contains("refused the PIN"), "{shown}");
+    // The token has counted no wrong try.
+    let list = bench.json(&["token", "status"]);
+    assert_eq!(list["token"]["user_pin"], "set");
+}
+
+#[test]
 fn pins_are_asked_for_and_a_new_one_is_typed_twice() {
     let bench = Bench::new();
     let (well, shown) = bench.typed(

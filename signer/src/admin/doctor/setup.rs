@@ -18,6 +18,9 @@ use crate::{
     config::Config,
 };
 
+/// An identity's key is a file: no verb for keys in tokens renews it.
+const RENEW_IDENTITY: &str = "have the private CA issue a new certificate with the same spiffe:// name, replace the file and restart: docs/operations.md, \"To rotate an identity\", has the openssl commands";
+
 /// Examines everything that the file speaks of.
 pub(super) fn examine(path: &Path, findings: &mut Findings) {
     let subject = format!("configuration {}", path.display());
@@ -94,7 +97,7 @@ fn identity_certificate(path: &Path, findings: &mut Findings) {
     if let Ok(chain) = cert::read_file(&certificate)
         && let Some(leaf) = chain.first()
     {
-        token::expiry(&subject, leaf, findings);
+        token::expiry(&subject, leaf, RENEW_IDENTITY, findings);
     }
 }
 

@@ -105,7 +105,7 @@ fn certificate(site: &SiteConfig, key: &SiteKeyConfig, subject: &str, findings: 
     let Some(leaf) = key.chain.first() else {
         return;
     };
-    token::expiry(subject, leaf, findings);
+    token::expiry(subject, leaf, token::RENEW_SITE, findings);
     let Ok((_, parsed)) = parse_x509_certificate(leaf) else {
         return;
     };

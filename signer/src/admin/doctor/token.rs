@@ -20,6 +20,9 @@ use crate::admin::{cert, failure::Failure, select::Selected, text};
 /// Days before a certificate's end when the doctor begins to speak of it.
 const EXPIRY_WARNING_DAYS: i64 = 30;
 
+/// How the certificate of a key in a token is renewed.
+pub(super) const RENEW_SITE: &str = "renew it: signer-admin key csr makes the request";
+
 /// A token that could be logged in to.
 pub(super) struct Opened {
     pub(super) keys: Vec<KeyEntry>,
@@ -308,7 +311,7 @@ fn certificates(session: &AdminSession, keys: &[KeyEntry], findings: &mut Findin
             "certificate object `{}`",
             text::clean(&certificate.name.label)
         );
-        expiry(&subject, &certificate.der, findings);
+        expiry(&subject, &certificate.der, RENEW_SITE, findings);
         let key = keys.iter().find(|key| key.name.id == certificate.name.id);
         if let (Some(key), Ok((_, parsed))) = (key, parse_x509_certificate(&certificate.der))
             && key.spki.as_deref() != Some(parsed.public_key().raw)
@@ -322,8 +325,8 @@ fn certificates(session: &AdminSession, keys: &[KeyEntry], findings: &mut Findin
     }
 }
 
-/// Whether a certificate is at its end.
-pub(super) fn expiry(subject: &str, der: &[u8], findings: &mut Findings) {
+/// Whether a certificate is at its end; `renewal` is how one of its kind is renewed.
+pub(super) fn expiry(subject: &str, der: &[u8], renewal: &str, findings: &mut Findings) {
     let Ok((_, certificate)) = parse_x509_certificate(der) else {
         findings.problem(
             subject,
@@ -333,22 +336,26 @@ pub(super) fn expiry(subject: &str, der: &[u8], findings: &mut Findings) {
         return;
     };
     let days = cert::seconds_left(&certificate).div_euclid(86_400);
+    let end = cert::date(certificate.validity().not_after);
     if days < 0 {
         findings.problem(
             subject,
-            format!("it expired {} days ago", -days),
-            "renew it: signer-admin key csr makes the request",
+            format!("it expired {} days ago, on {end}", -days),
+            renewal,
         );
     } else if days < EXPIRY_WARNING_DAYS {
         findings.warning(
             subject,
-            format!("it expires in {days} days"),
-            "renew it: signer-admin key csr makes the request",
+            format!("it expires in {days} days, on {end}"),
+            renewal,
         );
     } else if cert::seconds_since_start(&certificate) < 0 {
         findings.problem(
             subject,
-            "it is not valid yet",
+            format!(
+                "it is not valid yet, only from {}",
+                cert::date(certificate.validity().not_before)
+            ),
             "check the machine's clock, and the certificate's dates",
         );
     } else {

@@ -140,13 +140,17 @@ impl Plan {
     }
 }
 
-/// Reads and parses the file; asks for a password only if it needs one.
+/// Reads and parses the file; asks for a password only if it needs one. The empty password is tried first: it is
+/// what an archive that was exported without one has, and it protects nothing that should be asked for.
 fn read_key(args: &ImportArgs) -> Result<KeyFile, Failure> {
     let bytes = read_bounded(&args.file)?;
     match keyfile::parse(&bytes, None) {
         Err(KeyFileError::PasswordNeeded) => {}
         Ok(file) => return Ok(file),
         Err(error) => return Err(of_file(&args.file, error)),
+    }
+    if let Ok(file) = keyfile::parse(&bytes, Some("")) {
+        return Ok(file);
     }
     let source = args
         .password_source
