@@ -113,6 +113,18 @@ fn check_says_every_problem_with_its_line() {
 }
 
 #[test]
+fn check_warns_of_a_certificate_that_does_not_name_its_site() {
+    let parts = site("EC:prime256v1").prepare();
+    let said = clients::run(parts.signer_command().arg("--check"), b"");
+    assert_eq!(said.status.code(), Some(0), "{}", said.all());
+    assert!(!said.all().contains("does not name"), "{}", said.all());
+    parts.edit("signer.toml", NAME, "other.example");
+    let said = clients::run(parts.signer_command().arg("--check"), b"");
+    assert_eq!(said.status.code(), Some(0), "{}", said.all());
+    says(&said.all(), &["does not name other.example", NAME, "line "]);
+}
+
+#[test]
 fn only_a_valid_proxy_of_our_ca_is_heard() {
     let parts = site("EC:prime256v1").prepare();
     let signer = parts.spawn_signer();
