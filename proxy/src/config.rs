@@ -81,6 +81,33 @@ pub struct Limits {
     pub shutdown_grace: Duration,
 }
 
+impl Limits {
+    /// Files that are open beside clients and backends: listener, signers, logs, and refused clients being answered.
+    const OTHER_FILES: u64 = 320;
+    /// A client and its backend.
+    const FILES_PER_CONNECTION: u64 = 2;
+
+    /// Lowers `connections_max` to what this many open files allow: a client over the limit is to be refused with an
+    /// alert, and not left waiting where nobody accepts it. The warning says what to do.
+    pub fn fit_open_files(&mut self, files: u64) -> Option<String> {
+        let wanted = self.connections_max;
+        let room = files.saturating_sub(Self::OTHER_FILES) / Self::FILES_PER_CONNECTION;
+        let room = usize::try_from(room).unwrap_or(usize::MAX).max(1);
+        if wanted <= room {
+            return None;
+        }
+        self.connections_max = room;
+        let needed = (wanted as u64)
+            .saturating_mul(Self::FILES_PER_CONNECTION)
+            .saturating_add(Self::OTHER_FILES);
+        Some(format!(
+            "this process may open {files} files, which is enough for {room} connections and not for \
+             connections_max = {wanted}: going on with {room}. Set LimitNOFILE={needed} or more in the unit \
+             (`ulimit -Hn` elsewhere), or lower connections_max"
+        ))
+    }
+}
+
 impl Config {
     /// Reads the file. The error lists every problem; the warnings, for people, come beside the configuration.
     pub fn read(path: &Path) -> Result<(Self, Vec<String>), ConfigError> {

@@ -117,3 +117,26 @@ fn unknown_keys_and_missing_signers_are_refused() {
     let text = annotated().replace("[[signer]]", "[[signer_old]]");
     assert!(error(&text).contains("signer_old"));
 }
+
+#[test]
+fn connections_are_no_more_than_the_open_files_are_enough_for() {
+    let folder = Folder::new(&annotated());
+    let (config, _) = Config::read(&folder.path())
+        .map_err(|error| error.to_string())
+        .unwrap();
+    for (files, fits) in [
+        (u64::MAX, 10_000),
+        (20_320, 10_000),
+        (4096, 1888),
+        (1024, 352),
+        (10, 1),
+    ] {
+        let mut limits = config.limits.clone();
+        let warning = limits.fit_open_files(files);
+        assert_eq!(limits.connections_max, fits);
+        assert_eq!(warning.is_some(), fits < 10_000);
+        if let Some(warning) = warning {
+            assert!(warning.contains("LimitNOFILE=20320"), "{warning}");
+        }
+    }
+}

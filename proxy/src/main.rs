@@ -66,13 +66,16 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(config: Config, warnings: &[String]) -> Result<(), Box<dyn std::error::Error>> {
+fn run(mut config: Config, warnings: &[String]) -> Result<(), Box<dyn std::error::Error>> {
     telemetry::init(&config.log)?;
     let hardening = shutdown::harden();
     for warning in warnings.iter().chain(&hardening) {
         tracing::warn!("{warning}");
     }
-    shutdown::raise_file_limit();
+    let files = shutdown::raise_file_limit();
+    if let Some(warning) = config.limits.fit_open_files(files) {
+        tracing::warn!("{warning}");
+    }
 
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()

@@ -73,3 +73,20 @@ fn an_address_in_use_is_1_and_says_what_to_do() {
         "{said}"
     );
 }
+
+#[test]
+fn too_few_open_files_are_a_warning_with_the_remedy() {
+    let pki = Pki::new();
+    pki.credentials("proxy/one");
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let path = configuration(pki.folder(), &taken.local_addr().unwrap().to_string());
+    // It warns before it listens, and ends because the address is taken.
+    let output = Command::new("sh")
+        .args(["-c", "ulimit -n 1024 && exec \"$0\" --config \"$1\""])
+        .args([env!("CARGO_BIN_EXE_proxy"), &path])
+        .output()
+        .unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    let said = String::from_utf8(said).unwrap();
+    assert!(said.contains("going on with 352"), "{said}");
+}
