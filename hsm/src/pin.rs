@@ -85,6 +85,9 @@ pub enum PinError {
         "the PIN is to be asked on a terminal, but there is none; use pin-source=file: or cred: for a service"
     )]
     NoTerminal,
+    /// Enter alone was pressed. A token would count it as a wrong try.
+    #[error("the PIN that was typed is empty; nothing was sent to the token")]
+    Empty,
     /// The terminal gave nothing.
     #[error("cannot read the PIN from the terminal")]
     Terminal(#[source] std::io::Error),
@@ -94,7 +97,7 @@ impl PinSource {
     /// Fetches the PIN. Relative files are resolved against `base_dir`; `token_label` is for the prompt.
     ///
     /// # Errors
-    /// [`PinError`] says what is wrong with the place; the PIN itself is not judged.
+    /// [`PinError`] says what is wrong with the place; of the PIN itself only that it is not empty.
     pub fn read(&self, base_dir: &Path, token_label: &str) -> Result<Pin, PinError> {
         match self {
             Self::File(path) => read_file(&base_dir.join(path)),
@@ -106,9 +109,13 @@ impl PinSource {
                 if !std::io::stdin().is_terminal() {
                     return Err(PinError::NoTerminal);
                 }
-                rpassword::prompt_password(format!("PIN of token `{token_label}`: "))
+                let typed = rpassword::prompt_password(format!("PIN of token `{token_label}`: "))
                     .map(Pin::new)
-                    .map_err(PinError::Terminal)
+                    .map_err(PinError::Terminal)?;
+                if typed.expose_secret().is_empty() {
+                    return Err(PinError::Empty);
+                }
+                Ok(typed)
             }
         }
     }
