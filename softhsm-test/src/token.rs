@@ -148,9 +148,13 @@ impl TestToken {
         self.dir.join("pin")
     }
 
-    /// What a process needs in its environment to see this token.
+    /// What a process needs in its environment to see this token. What it leaves behind at run time, such as lock
+    /// files, goes into the token's folder.
     pub fn env(&self) -> Vec<(&'static str, OsString)> {
-        vec![("SOFTHSM2_CONF", self.conf().into_os_string())]
+        vec![
+            ("SOFTHSM2_CONF", self.conf().into_os_string()),
+            ("XDG_RUNTIME_DIR", self.dir.clone().into_os_string()),
+        ]
     }
 
     /// The module that counts calls and injects faults, keeping its files in this token's folder.
@@ -282,13 +286,6 @@ impl TestToken {
     fn rename(&self, from: &str, to: &str) -> Result<(), TokenError> {
         let path = self.dir.join(from);
         fs::rename(&path, self.dir.join(to)).map_err(|source| TokenError::File { path, source })
-    }
-
-    /// Keeps the folder when this value is dropped, for looking at it after a failure.
-    pub fn keep(&mut self) {
-        if let Some(owned) = &mut self.owned {
-            owned.disable_cleanup(true);
-        }
     }
 }
 
