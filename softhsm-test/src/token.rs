@@ -54,7 +54,7 @@ pub enum TokenError {
 #[derive(Debug)]
 pub struct TestToken {
     /// Holds the folder while this value lives; nothing when the folder is somebody else's.
-    owned: Option<TempDir>,
+    _owned: Option<TempDir>,
     dir: PathBuf,
     module: PathBuf,
     label: String,
@@ -76,7 +76,7 @@ impl TestToken {
             module: softhsm_module()?.to_path_buf(),
             label: label.to_owned(),
             pin: fresh_pin(&dir),
-            owned: Some(owned),
+            _owned: Some(owned),
             dir,
         };
         token.write_files()?;
@@ -91,7 +91,7 @@ impl TestToken {
             fs::read_to_string(&path).map_err(|source| TokenError::File { path, source })
         };
         Ok(TestToken {
-            owned: None,
+            _owned: None,
             dir: dir.to_path_buf(),
             module: softhsm_module()?.to_path_buf(),
             label: read("label")?,
