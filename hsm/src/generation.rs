@@ -176,7 +176,7 @@ fn login(
             let hint = match now.map(|raw| TokenInfo::new(slot, &raw)) {
                 Ok(now) if now.user_pin_locked => " (it is locked now)",
                 Ok(now) if now.user_pin_final_try => " (one more wrong try locks it)",
-                Ok(now) if now.user_pin_count_low => " (few tries are left)",
+                Ok(now) if now.user_pin_count_low => " (wrong tries are counted)",
                 _ => "",
             };
             Err(Error::PinRefused {

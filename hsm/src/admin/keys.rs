@@ -60,13 +60,22 @@ impl AdminSession {
         }
     }
 
-    /// Refuses a name that another key has, and a key that is there already.
+    /// Refuses a key that is there already, and a name that another key has; the first says more.
     ///
     /// # Errors
     /// [`AdminError::LabelTaken`], [`AdminError::IdTaken`], [`AdminError::KeyPresent`], or a failed call.
     pub fn check_free(&self, name: &KeyName, spki: Option<&[u8]>) -> Result<(), AdminError> {
         let token = || self.info().label.clone();
-        for key in self.keys()? {
+        let keys = self.keys()?;
+        let same = |key: &&KeyEntry| spki.is_some() && key.spki.as_deref() == spki;
+        if let Some(key) = keys.iter().find(same) {
+            return Err(AdminError::KeyPresent {
+                token: token(),
+                id: key.name.id_hex(),
+                label: key.name.label.clone(),
+            });
+        }
+        for key in keys {
             if key.name.label == name.label {
                 return Err(AdminError::LabelTaken {
                     token: token(),
@@ -76,13 +85,6 @@ impl AdminSession {
             }
             if key.name.id == name.id {
                 return Err(AdminError::IdTaken {
-                    token: token(),
-                    id: key.name.id_hex(),
-                    label: key.name.label,
-                });
-            }
-            if spki.is_some() && key.spki.as_deref() == spki {
-                return Err(AdminError::KeyPresent {
                     token: token(),
                     id: key.name.id_hex(),
                     label: key.name.label,

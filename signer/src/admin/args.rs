@@ -169,7 +169,7 @@ pub struct KeyNameArgs {
     /// The key's label (CKA_LABEL); or `object=` in the token's URI
     #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     pub label: Option<String>,
-    /// The key's id (CKA_ID) in hexadecimal; or `id=` in the token's URI
+    /// The key's id (CKA_ID) in hexadecimal, or as in a URI (%01%A2); or `id=` in the token's URI
     #[arg(long, value_name = "HEX")]
     pub id: Option<String>,
 }
@@ -209,7 +209,7 @@ pub struct GenerateArgs {
     /// The key's label (CKA_LABEL); no other key of the token may have it
     #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     pub label: String,
-    /// The key's id (CKA_ID) in hexadecimal; left out, eight random bytes
+    /// The key's id (CKA_ID) in hexadecimal, or as in a URI (%01%A2); left out, eight random bytes
     #[arg(long, value_name = "HEX")]
     pub id: Option<String>,
 }
@@ -225,7 +225,7 @@ pub struct ImportArgs {
     /// The key's label (CKA_LABEL); no other key of the token may have it
     #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     pub label: String,
-    /// The key's id (CKA_ID) in hexadecimal; left out, the start of the public key's SHA-256
+    /// The key's id (CKA_ID) in hexadecimal, or as in a URI (%01%A2); left out, the start of the public key's SHA-256
     #[arg(long, value_name = "HEX")]
     pub id: Option<String>,
     /// Where the file's password is: file:PATH (mode 0600), cred:NAME or terminal:

@@ -88,8 +88,8 @@ pub(super) struct Wanted<'a> {
     pub(super) noun: &'a str,
     /// What it belongs to.
     pub(super) of: &'a str,
-    /// The option, for advice.
-    pub(super) option: &'a str,
+    /// What its place is written behind, for advice: `--pin-source `, or `pin-source=` of a URI.
+    pub(super) place: &'a str,
     /// Whether it is being set, and so must be typed twice.
     pub(super) new: bool,
 }
@@ -160,13 +160,24 @@ impl Wanted<'_> {
     fn failed(&self, error: &PinError) -> Failure {
         // hsm speaks of PINs; the same rules hold for every secret here.
         let what = super::text::chain(error).replace("PIN", self.noun);
-        Failure::new(what, self.advice())
+        let remedy = match error {
+            PinError::Permissions { .. } => {
+                format!("change the {} too, if others may have read it", self.noun)
+            }
+            PinError::Content { .. } => format!("write the {} into it", self.noun),
+            PinError::Read { .. } => format!(
+                "put the file there, owned by this user and with mode 0600, or correct {}file:/PATH",
+                self.place
+            ),
+            _ => self.advice(),
+        };
+        Failure::new(what, remedy)
     }
 
     fn advice(&self) -> String {
         format!(
-            "give {} file:/PATH (mode 0600), cred:NAME or terminal:",
-            self.option
+            "give {}file:/PATH (mode 0600), cred:NAME or terminal:",
+            self.place
         )
     }
 }

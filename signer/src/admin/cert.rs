@@ -6,6 +6,7 @@
 use std::{fs::File, io::Read, path::Path};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
+use keyhaven_hsm::admin::{CertificateEntry, KeyName};
 use serde_json::{Value, json};
 use x509_parser::{
     certificate::X509Certificate,
@@ -55,18 +56,22 @@ pub(super) fn import(args: &CertImportArgs) -> Result<Report, Failure> {
 
 /// Shows the certificates of a file or of a token.
 pub(super) fn show(args: &CertShowArgs) -> Result<Report, Failure> {
-    let certificates: Vec<(String, Vec<u8>)> = match &args.file {
+    let certificates = match &args.file {
         Some(path) => read_file(path)?
             .into_iter()
-            .map(|der| (String::new(), der))
+            .map(|der| Shown { beside: None, der })
             .collect(),
         None => of_token(args)?,
     };
     let mut out = String::new();
-    for (label, der) in &certificates {
+    for Shown { beside, der } in &certificates {
         out.push_str(&describe(der, ""));
-        if !label.is_empty() {
-            out.push_str(&format!("label        {}\n", text::clean(label)));
+        if let Some(KeyName { label, id }) = beside {
+            let part = match id.is_empty() {
+                true => "issuer, stored beside key",
+                false => "certificate of key",
+            };
+            out.push_str(&format!("stored as    {part} `{}`\n", text::clean(label)));
         }
         out.push('\n');
     }
@@ -75,10 +80,11 @@ pub(super) fn show(args: &CertShowArgs) -> Result<Report, Failure> {
     }
     let list: Vec<Value> = certificates
         .iter()
-        .map(|(label, der)| {
+        .map(|Shown { beside, der }| {
             let mut value = to_json(der);
-            if !label.is_empty() {
+            if let Some(KeyName { label, id }) = beside {
                 value["label"] = json!(label);
+                value["part"] = json!(if id.is_empty() { "issuer" } else { "leaf" });
             }
             value
         })
@@ -86,7 +92,14 @@ pub(super) fn show(args: &CertShowArgs) -> Result<Report, Failure> {
     Ok(Report::new(json!({ "certificates": list }), out.trim_end()))
 }
 
-fn of_token(args: &CertShowArgs) -> Result<Vec<(String, Vec<u8>)>, Failure> {
+/// A certificate, and the name it has in a token. Issuers' certificates are stored without an id.
+struct Shown {
+    beside: Option<KeyName>,
+    der: Vec<u8>,
+}
+
+/// The certificates of one key or of all, those of a key together, each followed by its issuer.
+fn of_token(args: &CertShowArgs) -> Result<Vec<Shown>, Failure> {
     let selected = Selected::new(&args.key.token)?;
     let session = selected.open()?;
     let named = args.key.name.label.is_some()
@@ -98,7 +111,7 @@ fn of_token(args: &CertShowArgs) -> Result<Vec<(String, Vec<u8>)>, Failure> {
     } else {
         None
     };
-    Ok(session
+    let mut shown: Vec<Shown> = session
         .certificates()?
         .into_iter()
         .filter(|certificate| {
@@ -106,8 +119,39 @@ fn of_token(args: &CertShowArgs) -> Result<Vec<(String, Vec<u8>)>, Failure> {
                 .as_ref()
                 .is_none_or(|label| *label == certificate.name.label)
         })
-        .map(|certificate| (certificate.name.label, certificate.der))
-        .collect())
+        .map(|CertificateEntry { name, der }| Shown {
+            beside: Some(name),
+            der,
+        })
+        .collect();
+    let label = |one: &Shown| one.beside.as_ref().map(|name| name.label.clone());
+    let is_issuer = |one: &Shown| one.beside.as_ref().is_some_and(|name| name.id.is_empty());
+    shown.sort_by_key(|one| (label(one), is_issuer(one)));
+    for of_one_key in shown.chunk_by_mut(|a, b| label(a) == label(b)) {
+        order_issuers(of_one_key);
+    }
+    Ok(shown)
+}
+
+/// Behind each certificate the one that issued it, as far as it is there.
+fn order_issuers(chain: &mut [Shown]) {
+    let subject_of = |der: &[u8]| -> Option<Vec<u8>> {
+        let (_, certificate) = parse_x509_certificate(der).ok()?;
+        Some(certificate.subject().as_raw().to_vec())
+    };
+    let issuer_of = |der: &[u8]| -> Option<Vec<u8>> {
+        let (_, certificate) = parse_x509_certificate(der).ok()?;
+        Some(certificate.issuer().as_raw().to_vec())
+    };
+    for place in 1..chain.len() {
+        let wanted = issuer_of(&chain[place - 1].der);
+        let found = chain[place..]
+            .iter()
+            .position(|one| wanted.is_some() && subject_of(&one.der) == wanted);
+        if let Some(offset) = found {
+            chain.swap(place, place + offset);
+        }
+    }
 }
 
 /// Reads a certificate file, PEM or DER.

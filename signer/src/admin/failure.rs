@@ -7,7 +7,10 @@ use keyhaven_hsm::{Error as HsmError, PinError, UriError, admin::AdminError};
 use keyhaven_service::config::ConfigError;
 use serde_json::json;
 
-use super::{keyfile::KeyFileError, text::chain};
+use super::{
+    keyfile::KeyFileError,
+    text::{chain, clean},
+};
 
 /// The exit codes of the operator's contract.
 pub(super) const RUN_TIME: u8 = 1;
@@ -65,18 +68,35 @@ impl Failure {
 
 impl From<ConfigError> for Failure {
     fn from(error: ConfigError) -> Self {
-        Self::config(
-            chain(&error),
-            "signer-admin doctor --config FILE lists every problem; config/signer.toml explains every key",
-        )
+        match &error {
+            ConfigError::Read { path, source } => Self::config(
+                format!("cannot read {}: {source}", path.display()),
+                "give the path of the signer's configuration; this user must be able to read it",
+            ),
+            _ => Self::config(
+                chain(&error),
+                "signer-admin doctor --config FILE lists every problem; config/signer.toml explains every key",
+            ),
+        }
     }
 }
 
 impl From<HsmError> for Failure {
     fn from(error: HsmError) -> Self {
+        // What the signer says of its own configuration and restart is not for a command that just ended.
+        if let HsmError::PinRefused { token, hint } = &error {
+            let what = format!("token `{token}` refused the PIN; it was tried once{hint}");
+            return Self::new(
+                clean(&what),
+                "compare the PIN source with the token, and only then try again: many tokens lock after a few wrong tries",
+            );
+        }
         let remedy = match &error {
             HsmError::ModuleNotFound { .. } => {
                 "install SoftHSM2, or name the vendor's module with --module PATH"
+            }
+            HsmError::LoadModule { path, .. } if !path.exists() => {
+                "there is no such file: install the module's package, or name its place with --module PATH"
             }
             HsmError::LoadModule { .. } => {
                 "for SoftHSM2, see that $SOFTHSM2_CONF or /etc/softhsm/softhsm2.conf names a token folder that this user can open"
@@ -87,9 +107,6 @@ impl From<HsmError> for Failure {
             HsmError::TokenAmbiguous { .. } => "name one by its serial: --token 'pkcs11:serial=…'",
             HsmError::UserPinNotSet { .. } => {
                 "signer-admin token init --label … sets it (and destroys what the token holds)"
-            }
-            HsmError::PinRefused { .. } => {
-                "compare the PIN source with the token, and only then try again: wrong tries are counted by many tokens"
             }
             HsmError::PinLocked { .. } => {
                 "let the security officer set a new user PIN with the vendor's tool"
@@ -125,7 +142,7 @@ impl From<AdminError> for Failure {
             AdminError::LabelTaken { .. } => {
                 "choose another --label, or delete the old key first: signer-admin key delete"
             }
-            AdminError::IdTaken { .. } => "choose another --id, or leave it out",
+            AdminError::IdTaken { .. } => "choose another --id, or leave it out to have one made",
             AdminError::KeyPresent { .. } => {
                 "use the key under the name that it has; signer-admin key show shows it"
             }

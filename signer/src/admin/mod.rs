@@ -60,7 +60,7 @@ fn execute(cli: Cli) -> Result<Report, Failure> {
         Command::Token(TokenVerb::Init(args)) => token::init(&args),
         Command::Token(TokenVerb::Status(args)) => token::status(&args),
         Command::Key(KeyVerb::Generate(args)) => key::generate(&args),
-        Command::Key(KeyVerb::Import(args)) => key::import(&args),
+        Command::Key(KeyVerb::Import(args)) => key::import(&args, cli.json),
         Command::Key(KeyVerb::List(args)) => key::list(&args),
         Command::Key(KeyVerb::Show(args)) => key::show(&args),
         Command::Key(KeyVerb::Delete(args)) => key::delete(&args),

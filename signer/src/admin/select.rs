@@ -26,6 +26,8 @@ pub(super) struct Selected {
     pin_source: Option<PinSource>,
     /// Where a relative PIN file starts from.
     base: PathBuf,
+    /// What the PIN's place is written behind.
+    place: &'static str,
 }
 
 impl Selected {
@@ -35,34 +37,40 @@ impl Selected {
             Some(text) => parse_token(text)?,
             None => Uri::default(),
         };
-        let pin_source = match &args.pin_source {
-            Some(text) => Some(ask::parse_source("--pin-source", text)?),
-            None => uri.pin_source().cloned(),
+        let (pin_source, place) = match (&args.pin_source, uri.pin_source()) {
+            (Some(text), _) => (
+                Some(ask::parse_source("--pin-source", text)?),
+                "--pin-source ",
+            ),
+            (None, Some(source)) => (Some(source.clone()), "pin-source="),
+            (None, None) => (None, "--pin-source "),
         };
         for warning in uri.warnings() {
             ask::tell(&format!("warning: {warning}"));
         }
         let module = Module::load(args.module.module.as_deref().or(uri.module_path()))?;
-        let info = choose(&module, &uri)?;
+        let info = choose(&module, &uri, false)?;
         Ok(Self {
             module,
             uri,
             info,
             pin_source,
             base: PathBuf::from("."),
+            place,
         })
     }
 
     /// A token of a signer's configuration.
     pub(super) fn from_config(section: &TokenConfig) -> Result<Self, Failure> {
         let module = Module::load(section.module.as_deref())?;
-        let info = choose(&module, &section.uri)?;
+        let info = choose(&module, &section.uri, true)?;
         Ok(Self {
             module,
             uri: section.uri.clone(),
             info,
             pin_source: Some(section.pin_source.clone()),
             base: section.base.clone(),
+            place: "pin-source=",
         })
     }
 
@@ -77,7 +85,7 @@ impl Selected {
         let wanted = Wanted {
             noun: "user PIN",
             of: &format!("token `{label}`"),
-            option: "--pin-source",
+            place: self.place,
             new: false,
         };
         wanted.read_from(&self.base, self.pin_source.as_ref())
@@ -131,13 +139,14 @@ pub(super) fn parse_id(text: &str) -> Result<Vec<u8>, Failure> {
     text::parse_id(text).ok_or_else(|| {
         Failure::usage(
             "--id is not an id in hexadecimal",
-            "write pairs of hexadecimal digits, at most 64 of them, like --id 01a2",
+            "write pairs of hexadecimal digits, at most 64 of them: --id 01a2, or as URIs have it, --id %01%A2",
         )
     })
 }
 
-/// The one initialised token that fits.
-fn choose(module: &Module, uri: &Uri) -> Result<TokenInfo, Failure> {
+/// The one initialised token that fits. A token that a configuration names was there: a new one is no remedy.
+fn choose(module: &Module, uri: &Uri, was_there: bool) -> Result<TokenInfo, Failure> {
+    const FIND_IT: &str = "find it, for a new token does not bring its keys back: see that $SOFTHSM2_CONF is the one of the signer's process and that the token folder it names is whole, or restore the folder from a backup";
     let mut tokens = module.tokens()?;
     tokens.retain(|token| token.initialized);
     let (mut fitting, others): (Vec<_>, Vec<_>) =
@@ -159,11 +168,19 @@ fn choose(module: &Module, uri: &Uri) -> Result<TokenInfo, Failure> {
         }
         (None, _) if others.is_empty() => Err(Failure::new(
             format!("{} has no initialised token", module.path().display()),
-            "make one: signer-admin token init --label NAME; for SoftHSM2 also check $SOFTHSM2_CONF",
+            if was_there {
+                FIND_IT
+            } else {
+                "for SoftHSM2 see that $SOFTHSM2_CONF is the one that the token was made with; signer-admin token init --label NAME makes a new, empty one"
+            },
         )),
         (None, _) => Err(Failure::new(
             format!("no token fits `{uri}`; the module has {}", names(&others)),
-            "signer-admin token list shows what there is",
+            if was_there {
+                FIND_IT
+            } else {
+                "signer-admin token list shows what there is"
+            },
         )),
     }
 }

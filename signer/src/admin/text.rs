@@ -37,11 +37,11 @@ pub(super) fn sha256(bytes: &[u8]) -> String {
     hex(digest::digest(&digest::SHA256, bytes).as_ref())
 }
 
-/// Reads an id: pairs of hexadecimal digits, colons allowed between them.
+/// Reads an id: pairs of hexadecimal digits, with colons between them or, as in a URI, `%` before each.
 pub(super) fn parse_id(text: &str) -> Option<Vec<u8>> {
     let digits: Vec<u8> = text
         .chars()
-        .filter(|character| *character != ':')
+        .filter(|character| !matches!(character, ':' | '%'))
         .map(|digit| {
             digit
                 .to_digit(16)
@@ -71,11 +71,14 @@ pub(super) fn key_uri(token: &TokenInfo, name: &KeyName) -> String {
     );
     if !name.id.is_empty() {
         uri.push_str(";id=");
-        for byte in &name.id {
-            uri.push_str(&format!("%{byte:02X}"));
-        }
+        uri.push_str(&uri_id(&name.id));
     }
     uri + ";type=private"
+}
+
+/// An id as a URI has it.
+pub(super) fn uri_id(id: &[u8]) -> String {
+    id.iter().map(|byte| format!("%{byte:02X}")).collect()
 }
 
 /// Percent-encodes all but unreserved characters (RFC 3986, section 2.3).
@@ -151,7 +154,9 @@ mod tests {
     fn ids_are_pairs_of_digits() {
         assert_eq!(parse_id("01aF"), Some(vec![0x01, 0xaf]));
         assert_eq!(parse_id("01:af"), Some(vec![0x01, 0xaf]));
-        for bad in ["", "1", "0x01", "zz", ":", "é1"] {
+        assert_eq!(parse_id("%01%AF"), Some(vec![0x01, 0xaf]));
+        assert_eq!(uri_id(&[0x01, 0xaf]), "%01%AF");
+        for bad in ["", "1", "0x01", "zz", ":", "%", "é1"] {
             assert_eq!(parse_id(bad), None, "{bad}");
         }
     }

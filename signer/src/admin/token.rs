@@ -69,22 +69,27 @@ pub(super) fn init(args: &InitArgs) -> Result<Report, Failure> {
     let so_pin = Wanted {
         noun: "security officer's PIN",
         of: &of,
-        option: "--so-pin-source",
+        place: "--so-pin-source ",
         new: !again,
     }
     .read(so_pin_source.as_ref())?;
     let user_pin = Wanted {
         noun: "user PIN",
         of: &of,
-        option: "--pin-source",
+        place: "--pin-source ",
         new: true,
     }
     .read(pin_source.as_ref())?;
     refuse_equal(&so_pin, &user_pin)?;
 
     let token = init_token(&module, &target, &args.label, &so_pin, &user_pin)?;
+    // The place of the PIN that was just given, so that the next command can be run as it stands.
+    let pin_query = match &args.pin_source {
+        Some(source) => format!("?pin-source={source}"),
+        None => String::new(),
+    };
     let text = format!(
-        "token `{}` is {} (serial {}, {})\n  its URI: {}\n  next:    signer-admin key generate --token '{}' --algorithm ec-p256 --label NAME\n",
+        "token `{}` is {} (serial {}, {})\n  its URI: {}\n  next:    signer-admin key generate --token '{}{pin_query}' --algorithm ec-p256 --label NAME\n",
         text::clean(&token.label),
         if again {
             "initialised again; what it held is gone"

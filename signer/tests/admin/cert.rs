@@ -25,6 +25,18 @@ fn a_certificate_is_stored_beside_its_key_and_replaced() {
     let stored = bench.json(&["cert", "import", "new.crt", "--label", "k"]);
     assert_eq!(stored["certificates_stored"], 2);
     assert_eq!(stored["certificate"]["names"][0], "site.example");
+    // Leaf first, however the token lists them.
+    let shown = bench.json(&["cert", "show"]);
+    let parts: Vec<_> = [0, 1]
+        .map(|index| &shown["certificates"][index])
+        .map(|one| {
+            (
+                one["part"].as_str().unwrap(),
+                one["subject"].as_str().unwrap(),
+            )
+        })
+        .to_vec();
+    assert_eq!(parts, [("leaf", "CN=site"), ("issuer", "CN=intermediate")]);
     assert_eq!(bench.labels("cert").len(), 2);
     // The one with the key's id is the key's own.
     let output = bench

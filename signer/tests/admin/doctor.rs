@@ -46,6 +46,7 @@ fn a_wrong_pin_an_open_pin_file_and_no_token_are_found() {
     ]);
     assert_eq!(run.code, 1, "{run:?}");
     run.found("PROBLEM", "can be read by others");
+    assert!(run.stdout.contains("change the user PIN too"), "{run:?}");
 
     bench.token.remove_dir().unwrap();
     let run = bench.on_token(&["doctor"]);
@@ -67,6 +68,72 @@ fn weak_keys_and_twins_are_found() {
     run.found("warning", "2 private keys have this label");
 }
 
+impl Bench {
+    /// The doctor on a configuration with one site.
+    fn examined(&self, certificate: &str, names: &str, key: &str) -> Run {
+        let text = format!(
+            "listen = \"127.0.0.1:0\"\n[identity]\ncertificate = \"id.crt\"\nkey = \"id.key\"\nca = \"idca.crt\"\n\
+             [[token]]\nname = \"main\"\nuri = \"{}\"\n\
+             [[site]]\nnames = [{names}]\nproxies = [\"spiffe://keyhaven.test/proxy/edge-1\"]\n\
+             [[site.key]]\ntoken = \"main\"\nuri = \"pkcs11:object={key};type=private\"\ncertificate = \"{certificate}\"\n",
+            self.token.uri_with_pin()
+        );
+        std::fs::write(self.path("signer.toml"), text).unwrap();
+        self.run(&["doctor", "--config", "signer.toml"])
+    }
+}
+
+#[test]
+fn a_chain_that_ends_early_is_hinted_at() {
+    let bench = Bench::new();
+    bench.make("ec-p256");
+    bench.chain("ec-p256");
+    bench.json(&["key", "import", "ec-p256.pem", "--label", "demo", "--yes"]);
+    identity(&bench);
+    let what = "whose issuer is not included (CN=intermediate)";
+    let run = bench.examined("leaf.crt", "\"site.example\"", "demo");
+    // It may be right: an issuer can be a root.
+    assert_eq!(run.code, 0, "{run:?}");
+    run.found("hint", what);
+
+    let read = |name: &str| std::fs::read_to_string(bench.path(name)).unwrap();
+    std::fs::write(
+        bench.path("whole.crt"),
+        read("leaf.crt") + &read("inter.crt"),
+    )
+    .unwrap();
+    let run = bench.examined("whole.crt", "\"site.example\"", "demo");
+    assert!(run.code == 0 && !run.stdout.contains(what), "{run:?}");
+}
+
+#[test]
+fn a_token_that_went_away_is_not_to_be_made_anew() {
+    let bench = Bench::new();
+    bench.make("ec-p256");
+    bench.json(&["key", "import", "ec-p256.pem", "--label", "demo", "--yes"]);
+    identity(&bench);
+    let tokens = bench.token.dir().join("tokens");
+    std::fs::remove_dir_all(&tokens).unwrap();
+    std::fs::create_dir(&tokens).unwrap();
+    let run = bench.examined("ec-p256.crt", "\"ec-p256.example\"", "demo");
+    assert_eq!(run.code, 1, "{run:?}");
+    run.found("PROBLEM", "has no initialised token");
+    assert!(
+        run.stdout.contains("restore the folder from a backup")
+            && !run.stdout.contains("token init"),
+        "{run:?}"
+    );
+}
+
+#[test]
+fn a_configuration_that_is_not_there_is_not_compared() {
+    let bench = Bench::new();
+    let run = bench.run(&["doctor", "--config", "nowhere.toml"]);
+    assert_eq!(run.code, 1, "{run:?}");
+    run.found("PROBLEM", "cannot read nowhere.toml: No such file");
+    assert!(!run.stdout.contains("compare"), "{run:?}");
+}
+
 #[test]
 fn a_configuration_is_examined_whole() {
     let bench = Bench::new();
@@ -74,17 +141,7 @@ fn a_configuration_is_examined_whole() {
     bench.make("ed25519");
     bench.json(&["key", "import", "ec-p256.pem", "--label", "demo", "--yes"]);
     identity(&bench);
-    let write = |certificate: &str, names: &str, key: &str| {
-        let text = format!(
-            "listen = \"127.0.0.1:0\"\n[identity]\ncertificate = \"id.crt\"\nkey = \"id.key\"\nca = \"idca.crt\"\n\
-             [[token]]\nname = \"main\"\nuri = \"{}\"\n\
-             [[site]]\nnames = [{names}]\nproxies = [\"spiffe://keyhaven.test/proxy/edge-1\"]\n\
-             [[site.key]]\ntoken = \"main\"\nuri = \"pkcs11:object={key};type=private\"\ncertificate = \"{certificate}\"\n",
-            bench.token.uri_with_pin()
-        );
-        std::fs::write(bench.path("signer.toml"), text).unwrap();
-        bench.run(&["doctor", "--config", "signer.toml"])
-    };
+    let write = |certificate: &str, names: &str, key: &str| bench.examined(certificate, names, key);
     let run = write("ec-p256.crt", "\"ec-p256.example\"", "demo");
     assert_eq!(run.code, 0, "{run:?}");
     run.found("ok", "found, and the certificate is its own");
@@ -106,6 +163,12 @@ fn a_configuration_is_examined_whole() {
     let run = write("ec-p256.crt", "\"other.example\"", "demo");
     assert_eq!(run.code, 1, "{run:?}");
     run.found("PROBLEM", "it does not name other.example");
+    // Once: the configuration's own warning about it is not repeated.
+    assert_eq!(
+        run.stdout.matches("not name other.example").count(),
+        1,
+        "{run:?}"
+    );
 
     let run = write("ed25519.crt", "\"ed25519.example\"", "demo");
     run.found("PROBLEM", "is of another key");

@@ -251,6 +251,22 @@ impl Bench {
 }
 
 #[test]
+fn with_json_there_is_one_document_and_no_preview() {
+    let bench = Bench::new();
+    bench.make("ec-p256");
+    let arguments = ["key", "import", "ec-p256.pem", "--label", "k", "--json"];
+    let run = bench.on_token(&arguments);
+    assert_eq!(run.code, 64, "{run:?}");
+    let failure: Value = serde_json::from_str(&run.stderr).unwrap();
+    assert_eq!(failure["exit_code"], 64);
+    let run = bench.on_token(&[&arguments[..], &["--yes"]].concat());
+    assert!(run.code == 0 && run.stderr.is_empty(), "{run:?}");
+    let report: Value = serde_json::from_str(&run.stdout).unwrap();
+    assert_eq!(report["source_readable_by_others"], false);
+    assert_eq!(report["certificates_left_out"], 0);
+}
+
+#[test]
 fn it_says_what_it_imports_and_that_the_file_must_go() {
     let bench = Bench::new();
     bench.make("ec-p256");

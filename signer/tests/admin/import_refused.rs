@@ -181,8 +181,14 @@ fn taken_names_and_a_key_that_is_there_already_are_refused() {
     import("ed25519.pem", "a", "02").refused(1, "label `a` already");
     import("ed25519.pem", "b", "01").refused(1, "id 01 already");
     import("ec-p256.pem", "b", "02").refused(1, "this key is in token `test` already, as `a`");
-    assert_eq!(bench.labels("privkey"), ["a"]);
-    assert_eq!(bench.labels("pubkey"), ["a"]);
+    // The same key twice, with the id that is made of it.
+    let by_itself =
+        |label: &str| bench.on_token(&["key", "import", "ed25519.pem", "--label", label, "--yes"]);
+    assert_eq!(by_itself("c").code, 0);
+    by_itself("d").refused(1, "this key is in token `test` already, as `c`");
+    by_itself("c").refused(1, "this key is in token `test` already, as `c`");
+    assert_eq!(bench.labels("privkey").len(), 2);
+    assert_eq!(bench.labels("pubkey").len(), 2);
 }
 
 /// Flips bytes in the middle of plain keys: numbers that no longer fit together must not get in.

@@ -149,6 +149,9 @@ fn keys_are_found_by_label_id_and_uri_and_never_guessed() {
         .refused(64, "no key is named");
     let by_id = bench.json(&["key", "show", "--id", "02"]);
     assert_eq!(by_id["id"], "02");
+    assert_eq!(bench.json(&["key", "show", "--id", "%02"]), by_id);
+    let list = bench.on_token(&["key", "list"]);
+    assert!(list.stdout.contains("id=%01"), "{list:?}");
     let uri = format!(
         "{}?pin-source=file:{}",
         by_id["uri"].as_str().unwrap(),
@@ -183,6 +186,10 @@ fn delete_takes_the_whole_key_and_asks_first() {
     assert_eq!(bench.labels("privkey").len(), 2);
     let gone = bench.json(&["key", "delete", "--label", "a", "--yes"]);
     assert_eq!(gone["objects"], 2);
+    assert!(
+        gone["notice"].as_str().unwrap().contains("signer"),
+        "{gone}"
+    );
     assert_eq!(bench.labels("privkey"), ["b"]);
     assert_eq!(bench.labels("pubkey"), ["b"]);
 }

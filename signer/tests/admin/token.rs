@@ -23,6 +23,8 @@ fn a_fresh_token_is_made_and_can_be_used() {
     };
     let run = init("second");
     assert_eq!(run.code, 0, "{run:?}");
+    let next = format!("'pkcs11:token=second?pin-source={pin}'");
+    assert!(run.stdout.contains(&next), "{run:?}");
     let run = bench.run(&[
         "key",
         "generate",
@@ -138,6 +140,7 @@ fn a_wrong_pin_is_told_plainly_and_an_unknown_token_lists_those_there_are() {
     let wrong = bench.secret("wrong", "999999");
     let run = bench.run(&["key", "list", "--pin-source", &wrong]);
     run.refused(1, "refused the PIN; it was tried once");
+    assert!(!run.stderr.contains("restart"), "{run:?}");
     assert!(!run.stderr.contains("999999"), "{run:?}");
     bench
         .run(&["key", "list", "--token", "nowhere", "--pin-source", &wrong])
@@ -152,6 +155,11 @@ fn a_wrong_pin_is_told_plainly_and_an_unknown_token_lists_those_there_are() {
             &wrong,
         ])
         .refused(1, "/nowhere.so");
+    let run = bench.run(&["token", "list", "--module", "/nowhere.so"]);
+    assert!(
+        run.stderr.contains("there is no such file: install"),
+        "{run:?}"
+    );
 }
 
 #[test]

@@ -12,6 +12,8 @@ use crate::admin::{failure::Failure, report::Report};
 #[serde(rename_all = "lowercase")]
 pub(super) enum Severity {
     Good,
+    /// It may be as it should be; only the operator knows.
+    Hint,
     Warning,
     Problem,
 }
@@ -33,6 +35,15 @@ pub(super) struct Findings(Vec<Finding>);
 impl Findings {
     pub(super) fn good(&mut self, subject: &str, what: impl Into<String>) {
         self.push(subject, Severity::Good, what.into(), None);
+    }
+
+    pub(super) fn hint(
+        &mut self,
+        subject: &str,
+        what: impl Into<String>,
+        remedy: impl Into<String>,
+    ) {
+        self.push(subject, Severity::Hint, what.into(), Some(remedy.into()));
     }
 
     pub(super) fn warning(
@@ -68,6 +79,7 @@ impl Findings {
         for finding in &self.0 {
             let mark = match finding.severity {
                 Severity::Good => "ok      ",
+                Severity::Hint => "hint    ",
                 Severity::Warning => "warning ",
                 Severity::Problem => "PROBLEM ",
             };

@@ -5,6 +5,7 @@
 mod finding;
 mod setup;
 mod site;
+mod softhsm;
 mod token;
 
 use finding::{Findings, Severity};
@@ -18,7 +19,11 @@ pub(super) fn run(args: &DoctorArgs) -> Result<Report, Failure> {
         Some(path) => setup::examine(path, &mut findings),
         None => {
             // The session stays open until everything was looked at.
-            let _session = token::examine(Selected::new(&args.token), &mut findings);
+            let _session = token::examine(
+                Selected::new(&args.token),
+                args.token.module.module.as_deref(),
+                &mut findings,
+            );
         }
     }
     let failed = findings.worst() == Some(Severity::Problem);

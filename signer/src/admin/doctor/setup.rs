@@ -42,19 +42,27 @@ pub(super) fn examine(path: &Path, findings: &mut Findings) {
             return;
         }
         Err(error) => {
+            let unread = matches!(error, ConfigError::Read { .. });
             let failure = Failure::from(error);
-            findings.problem(
-                &subject,
-                failure.what,
-                "compare the file with config/signer.toml, which explains every key",
-            );
+            let remedy = if unread {
+                failure.remedy
+            } else {
+                "compare the file with config/signer.toml, which explains every key".to_owned()
+            };
+            findings.problem(&subject, failure.what, remedy);
             return;
         }
     };
     findings.good(&subject, "every key is known and in its range");
-    for warning in &config.warnings {
+    // Those about sites' certificates are problems here, and are found again below.
+    let judged_below = |warning: &&String| {
+        let keys = config.sites.iter().flat_map(|site| &site.keys);
+        keys.map(|key| key.certificate.display().to_string())
+            .any(|path| warning.contains(&path))
+    };
+    for warning in config.warnings.iter().filter(|w| !judged_below(w)) {
         let (what, remedy) = warning
-            .split_once("; ")
+            .rsplit_once("; ")
             .unwrap_or((warning, "see config/signer.toml"));
         findings.warning(&subject, what, remedy);
     }
@@ -65,7 +73,11 @@ pub(super) fn examine(path: &Path, findings: &mut Findings) {
     open_files(&config, findings);
     let mut tokens: HashMap<&str, Opened> = HashMap::new();
     for section in &config.tokens {
-        if let Some(opened) = token::examine(Selected::from_config(section), findings) {
+        if let Some(opened) = token::examine(
+            Selected::from_config(section),
+            section.module.as_deref(),
+            findings,
+        ) {
             tokens.insert(&section.name, opened);
         }
     }

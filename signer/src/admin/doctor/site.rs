@@ -25,12 +25,11 @@ pub(super) fn examine(site: &SiteConfig, tokens: &HashMap<&str, Opened>, finding
         certificate(site, key, &subject, findings);
         match tokens.get(key.token.as_str()) {
             Some(opened) => {
-                key_in_token(
-                    key,
-                    opened,
-                    &format!("site {label}, key {}", key.uri),
-                    findings,
-                );
+                // The URI writes the id in its own way; this is how signer-admin key list shows it.
+                let id = key.uri.id().map(text::hex);
+                let id = id.map_or(String::new(), |id| format!(" (id {id})"));
+                let subject = format!("site {label}, key {}{id}", key.uri);
+                key_in_token(key, opened, &subject, findings);
                 level(site, opened, &format!("site {label}"), findings);
             }
             None => findings.problem(
@@ -133,6 +132,16 @@ fn certificate(site: &SiteConfig, key: &SiteKeyConfig, subject: &str, findings: 
                 broken
             ),
             "put the chain in order, leaf first, each followed by its issuer",
+        );
+    }
+    if key.chain.len() == 1 && parsed.issuer().as_raw() != parsed.subject().as_raw() {
+        findings.hint(
+            subject,
+            format!(
+                "the chain ends with a certificate whose issuer is not included ({})",
+                text::clean(&parsed.issuer().to_string())
+            ),
+            "add the issuer's certificate behind it, unless that is a root which clients have: browsers often find a missing one, curl does not",
         );
     }
 }

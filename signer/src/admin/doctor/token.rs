@@ -1,12 +1,9 @@
-//! The doctor on one token: module, token folder, PIN and its source, login, keys, certificates, levels.
+//! The doctor on one token: module, PIN and its source, login, keys, certificates, levels.
 //!
 //! Each step stands on the one before, so it stops at the first that fails. Invariant: the PIN is not sent when the
 //! token says that it is the last try or that it is locked.
 
-use std::{
-    os::unix::fs::MetadataExt,
-    path::{Path, PathBuf},
-};
+use std::{os::unix::fs::MetadataExt, path::Path};
 
 use keyhaven_hsm::{
     Module, Pin, Profile, TokenInfo,
@@ -14,7 +11,7 @@ use keyhaven_hsm::{
 };
 use x509_parser::parse_x509_certificate;
 
-use super::finding::Findings;
+use super::{finding::Findings, softhsm};
 use crate::admin::{cert, failure::Failure, select::Selected, text};
 
 /// Days before a certificate's end when the doctor begins to speak of it.
@@ -31,16 +28,17 @@ pub(super) struct Opened {
     _session: AdminSession,
 }
 
-/// Examines a token, and keeps it open.
+/// Examines a token, and keeps it open. `module` is the one that was named; SoftHSM2 if none was.
 pub(super) fn examine(
     selected: Result<Selected, Failure>,
+    module: Option<&Path>,
     findings: &mut Findings,
 ) -> Option<Opened> {
     let selected = match selected {
         Ok(selected) => selected,
         Err(failure) => {
             findings.failure("module and token", failure);
-            look_at_softhsm(findings);
+            softhsm::look_after_failure(module, findings);
             return None;
         }
     };
@@ -50,7 +48,7 @@ pub(super) fn examine(
         format!("{} is loaded", selected.module.path().display()),
     );
     module_file(&selected.module, findings);
-    look_at_softhsm(findings);
+    softhsm::look(findings);
     findings.good(&subject, format!("found, serial {}", selected.info.serial));
     let (session, pin) = log_in(&selected, &subject, findings)?;
     let profile = levels(&selected, pin, &subject, findings);
@@ -74,72 +72,6 @@ fn module_file(module: &Module, findings: &mut Findings) {
             ),
             format!("chmod go-w {}", module.path().display()),
         );
-    }
-}
-
-/// SoftHSM2's own configuration and token folder, which it never complains about in words.
-fn look_at_softhsm(findings: &mut Findings) {
-    let (path, named) = match std::env::var_os("SOFTHSM2_CONF") {
-        Some(path) => (PathBuf::from(path), true),
-        None => (PathBuf::from("/etc/softhsm/softhsm2.conf"), false),
-    };
-    let subject = "SoftHSM2 configuration";
-    let content = match std::fs::read_to_string(&path) {
-        Ok(content) => content,
-        Err(_) if !named => return,
-        Err(error) => {
-            findings.problem(
-                subject,
-                format!(
-                    "$SOFTHSM2_CONF names {}, which cannot be read: {error}",
-                    path.display()
-                ),
-                "correct the variable where the signer is started, or the file's permissions",
-            );
-            return;
-        }
-    };
-    let folder = content.lines().find_map(|line| {
-        let (name, value) = line.split_once('=')?;
-        (name.trim() == "directories.tokendir").then(|| PathBuf::from(value.trim()))
-    });
-    match folder {
-        Some(folder) => token_folder(&folder, &path, findings),
-        None => findings.problem(
-            subject,
-            format!("{} has no line directories.tokendir", path.display()),
-            "add `directories.tokendir = /var/lib/softhsm/tokens`",
-        ),
-    }
-}
-
-fn token_folder(folder: &Path, configuration: &Path, findings: &mut Findings) {
-    let subject = "token folder";
-    match folder.metadata() {
-        Err(error) => findings.problem(
-            subject,
-            format!(
-                "{} (from {}) cannot be opened: {error}",
-                folder.display(),
-                configuration.display()
-            ),
-            "make the folder, owned by the user that runs the signer, with mode 0700",
-        ),
-        Ok(metadata) if !metadata.is_dir() => findings.problem(
-            subject,
-            format!("{} is not a folder", folder.display()),
-            "name a folder in directories.tokendir",
-        ),
-        Ok(metadata) if metadata.mode() & 0o007 != 0 => findings.warning(
-            subject,
-            format!(
-                "{} is open to every user (mode {:04o})",
-                folder.display(),
-                metadata.mode() & 0o7777
-            ),
-            format!("chmod o-rwx {}", folder.display()),
-        ),
-        Ok(_) => findings.good(subject, format!("{} is there", folder.display())),
     }
 }
 

@@ -29,8 +29,8 @@ use crate::admin::{
 /// Bytes of the public key's SHA-256 that make an id when none is given.
 const ID_BYTES: usize = 20;
 
-/// Imports a key.
-pub(in crate::admin) fn import(args: &ImportArgs) -> Result<Report, Failure> {
+/// Imports a key. With `json` nothing but questions is said beside the report, which then has the preview's facts.
+pub(in crate::admin) fn import(args: &ImportArgs, json: bool) -> Result<Report, Failure> {
     let id = args.id.as_deref().map(select::parse_id).transpose()?;
     if let Some(path) = &args.chain_out {
         refuse_existing(path)?;
@@ -41,7 +41,8 @@ pub(in crate::admin) fn import(args: &ImportArgs) -> Result<Report, Failure> {
     let session = selected.open()?;
     // Before the question: whoever says yes should not then hear that the name is taken.
     session.check_free(&plan.name, Some(&plan.file.key.spki()))?;
-    confirm(args, &plan, &text::clean(&session.info().label))?;
+    let exposed = open_to_others(&args.file);
+    confirm(args, &plan, &text::clean(&session.info().label), json)?;
 
     let key = session.import_key(&plan.file.key, &plan.name)?;
     // The bytes are of no use any more.
@@ -50,11 +51,19 @@ pub(in crate::admin) fn import(args: &ImportArgs) -> Result<Report, Failure> {
             key: bytes, format, ..
         },
         chain,
+        left_out,
         ..
     } = plan;
     drop(bytes);
     let stored = keep_chain(args, &session, &key, &chain)?;
-    Ok(report(args, &session, &key, format, &chain, stored))
+    let done = Done {
+        format,
+        chain,
+        left_out,
+        exposed,
+        stored,
+    };
+    Ok(report(args, &session, &key, &done))
 }
 
 /// What is about to be imported.
@@ -160,7 +169,7 @@ fn read_key(args: &ImportArgs) -> Result<KeyFile, Failure> {
     let password = Wanted {
         noun: "password",
         of: &args.file.display().to_string(),
-        option: "--password-source",
+        place: "--password-source ",
         new: false,
     }
     .read(source.as_ref())?;
@@ -202,8 +211,11 @@ fn read_bounded(path: &Path) -> Result<Zeroizing<Vec<u8>>, Failure> {
     Ok(bytes)
 }
 
-fn confirm(args: &ImportArgs, plan: &Plan, token: &str) -> Result<(), Failure> {
-    ask::tell(plan.describe(args, token).trim_end());
+fn confirm(args: &ImportArgs, plan: &Plan, token: &str, json: bool) -> Result<(), Failure> {
+    // A script that reads JSON has nobody to look at a preview, and one document to read if this fails.
+    if !json || (ask::on_terminal() && !args.yes) {
+        ask::tell(plan.describe(args, token).trim_end());
+    }
     if args.yes {
         return Ok(());
     }
@@ -245,20 +257,30 @@ fn keep_chain(
     Ok(chain.len())
 }
 
-fn report(
-    args: &ImportArgs,
-    session: &AdminSession,
-    key: &KeyEntry,
-    format: &str,
-    chain: &[Vec<u8>],
+/// What is told of an import beside the key.
+struct Done {
+    format: &'static str,
+    chain: Vec<Vec<u8>>,
+    left_out: usize,
+    /// The file's mode, when others can read it.
+    exposed: Option<u32>,
     stored: usize,
-) -> Report {
+}
+
+fn report(args: &ImportArgs, session: &AdminSession, key: &KeyEntry, done: &Done) -> Report {
+    let Done {
+        format,
+        chain,
+        left_out,
+        exposed,
+        stored,
+    } = done;
     let mut out = describe(session.info(), key);
     out.push_str("  proof        it signed in the token, and the signature verifies\n");
     if let Some(path) = &args.chain_out {
         out.push_str(&format!("  chain        written to {}\n", path.display()));
     }
-    if stored > 0 {
+    if *stored > 0 {
         out.push_str(&format!(
             "  stored       {stored} certificates beside the key\n"
         ));
@@ -274,6 +296,8 @@ fn report(
         "proof": "signature verified",
         "certificate": chain.first().map_or(Value::Null, |leaf| cert::to_json(leaf)),
         "chain_length": chain.len(),
+        "certificates_left_out": left_out,
+        "source_readable_by_others": exposed.is_some(),
         "chain_out": args.chain_out,
         "certificates_stored": stored,
         "source": args.file,

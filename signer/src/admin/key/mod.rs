@@ -56,13 +56,17 @@ pub(super) fn list(args: &TokenArgs) -> Result<Report, Failure> {
             note.to_owned(),
         ]);
     }
-    let human = if keys.is_empty() {
-        format!(
+    let human = match keys.iter().find(|key| !key.name.id.is_empty()) {
+        _ if keys.is_empty() => format!(
             "token `{}` has no private key\n",
             text::clean(&session.info().label)
-        )
-    } else {
-        table(&rows)
+        ),
+        Some(key) => format!(
+            "{}\nin a URI each pair of an id has a % before it: id={}\n",
+            table(&rows),
+            text::uri_id(&key.name.id)
+        ),
+        None => table(&rows),
     };
     let json = json!({
         "token": session.info().label,
@@ -91,7 +95,7 @@ pub(super) fn delete(args: &DeleteArgs) -> Result<Report, Failure> {
     if !args.yes {
         ask::confirm_label(
             &format!(
-                "Key {} ({}) of token `{}` will be deleted for ever, with its public part and certificates.",
+                "Key {} ({}) of token `{}` will be deleted for ever, with its public part and certificates.\n{IN_USE}",
                 text::clean(&key.to_text()),
                 text::kind_of(&key),
                 text::clean(&session.info().label),
@@ -104,12 +108,17 @@ pub(super) fn delete(args: &DeleteArgs) -> Result<Report, Failure> {
     let json = json!({
         "deleted": {"label": key.name.label, "id": key.name.id_hex()},
         "objects": objects,
+        "notice": IN_USE,
     });
     Ok(Report::new(
         json,
-        format!("key `{label}` is deleted ({objects} objects)\n"),
+        format!("key `{label}` is deleted ({objects} objects)\n{IN_USE}\n"),
     ))
 }
+
+/// Nobody can see from here whether a signer has the key open.
+const IN_USE: &str =
+    "A signer that has it open can sign no handshake with it any more: take it out of signer.toml.";
 
 /// A key as scripts see it.
 pub(super) fn key_json(token: &TokenInfo, key: &KeyEntry) -> Value {
