@@ -189,7 +189,7 @@ fn a_token_directory_that_is_taken_away() {
             Err(end) => break end,
             Ok(_) => assert!(Instant::now() < deadline, "the loss is not noticed"),
         }
-        std::thread::sleep(Duration::from_millis(100));
+        thread::sleep(Duration::from_millis(100));
     };
     assert_eq!(refused.alert(), Some(80), "internal_error: {refused}");
     site.signer.wait_for("a word about the token", |line| {

@@ -2,7 +2,13 @@
 //!
 //! Changes nothing. It is the part of `test` that needs neither a token nor a built program.
 
-use keyhaven_xtask::{Error, cargo::cargo, command, interrupt::Interrupt, say::step};
+use keyhaven_xtask::{
+    Error,
+    cargo::{cargo, target_dir},
+    command,
+    interrupt::Interrupt,
+    say::step,
+};
 
 use super::boundaries;
 
@@ -23,5 +29,13 @@ pub(crate) fn run(interrupt: &Interrupt) -> Result<(), Error> {
             "warnings",
         ]);
         command::run(&mut clippy, interrupt)
+    })?;
+    // A workspace of its own, which nothing else compiles.
+    step("fuzz targets", || {
+        let mut fuzz = cargo();
+        fuzz.args(["clippy", "--manifest-path", "fuzz/Cargo.toml", "--locked"]);
+        fuzz.args(["--", "-D", "warnings"]);
+        fuzz.env("CARGO_TARGET_DIR", target_dir());
+        command::run(&mut fuzz, interrupt)
     })
 }
