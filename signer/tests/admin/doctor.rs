@@ -148,6 +148,14 @@ fn a_configuration_is_examined_whole() {
     run.found("ok", "names every name of the site");
     run.found("ok", "identity");
 
+    // A remedy is something to do.
+    let mode = std::fs::Permissions::from_mode;
+    std::fs::set_permissions(bench.path("id.key"), mode(0o644)).unwrap();
+    let run = write("ec-p256.crt", "\"ec-p256.example\"", "demo");
+    run.found("warning", "can be read by");
+    assert!(run.stdout.contains("try: run `chmod 600`"), "{run:?}");
+    std::fs::set_permissions(bench.path("id.key"), mode(0o600)).unwrap();
+
     // An identity at its end is renewed at the private CA, not in the token.
     let good = std::fs::read(bench.path("id.crt")).unwrap();
     bench.openssl("x509 -req -in id.csr -CA idca.crt -CAkey idca.key -CAcreateserial -days 3 -extfile id.ext -out id.crt");

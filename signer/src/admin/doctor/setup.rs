@@ -61,9 +61,7 @@ pub(super) fn examine(path: &Path, findings: &mut Findings) {
             .any(|path| warning.contains(&path))
     };
     for warning in config.warnings.iter().filter(|w| !judged_below(w)) {
-        let (what, remedy) = warning
-            .rsplit_once("; ")
-            .unwrap_or((warning, "see config/signer.toml"));
+        let (what, remedy) = what_and_remedy(warning);
         findings.warning(&subject, what, remedy);
     }
     findings.good(
@@ -83,6 +81,17 @@ pub(super) fn examine(path: &Path, findings: &mut Findings) {
     }
     for section in &config.sites {
         site::examine(section, &tokens, findings);
+    }
+}
+
+/// A warning is one line for the log. What to do stands behind `; `, unless the finding itself says to run something.
+fn what_and_remedy(warning: &str) -> (&str, String) {
+    let (what, remedy) = warning
+        .rsplit_once("; ")
+        .unwrap_or((warning, "see config/signer.toml"));
+    match what.split_once(". Run ") {
+        Some((what, command)) => (what, format!("run {}", command.trim_end_matches('.'))),
+        None => (what, remedy.to_owned()),
     }
 }
 
