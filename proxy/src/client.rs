@@ -80,9 +80,13 @@ pub(crate) async fn write_all(stream: &TcpStream, mut bytes: &[u8]) -> io::Resul
     Ok(())
 }
 
-/// Ends the writing side; the reading side goes on.
+/// Ends the writing side; the reading side goes on. A peer that is gone already has nothing left to be told: whether
+/// it left too early shows where it is read.
 pub(crate) fn shutdown_write(stream: &TcpStream) -> io::Result<()> {
-    socket2::SockRef::from(stream).shutdown(Shutdown::Write)
+    match socket2::SockRef::from(stream).shutdown(Shutdown::Write) {
+        Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(()),
+        ended => ended,
+    }
 }
 
 /// Makes the coming close a reset, so that the peer does not take what it has for the whole.
@@ -111,5 +115,26 @@ async fn drain(client: &TcpStream) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(_) => return,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::net::TcpListener;
+
+    #[tokio::test]
+    async fn the_writing_side_of_a_connection_that_is_gone_is_ended() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let peer = TcpStream::connect(address).await.unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        abort_on_close(&peer);
+        drop(peer);
+        stream.readable().await.unwrap();
+        // Not connected any more, as the system says it.
+        let raw = socket2::SockRef::from(&stream).shutdown(Shutdown::Write);
+        assert_eq!(raw.unwrap_err().kind(), io::ErrorKind::NotConnected);
+        assert!(shutdown_write(&stream).is_ok());
     }
 }
