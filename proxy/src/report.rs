@@ -8,14 +8,16 @@ use std::{net::SocketAddr, time::Instant};
 use keyhaven_types::CustodyLevel;
 use keyhaven_wire::Established;
 
+use crate::signers::SignerName;
+
 /// What is known of a connection so far.
 pub(crate) struct Report {
     client: SocketAddr,
     accepted: Instant,
     /// The name that the client asked for.
     pub(crate) server_name: String,
-    /// The signer's identity.
-    pub(crate) signer: String,
+    /// The signer.
+    pub(crate) signer: Option<SignerName>,
     /// Application bytes from the client.
     pub(crate) bytes_up: u64,
     /// Application bytes to the client.
@@ -38,7 +40,7 @@ impl Report {
             client,
             accepted: Instant::now(),
             server_name: String::new(),
-            signer: String::new(),
+            signer: None,
             bytes_up: 0,
             bytes_down: 0,
             facts: None,
@@ -63,7 +65,9 @@ impl Report {
         let facts = self.facts.as_ref();
         let client = self.client;
         let server_name = self.server_name.as_str();
-        let signer = self.signer.as_str();
+        let name = self.signer.as_ref();
+        let signer = name.map_or("", |name| name.identity.as_str());
+        let signer_address = name.map_or("", |name| name.address.as_str());
         let version = facts.map_or("", |facts| facts.version.as_str());
         let suite = facts.map_or("", |facts| facts.suite);
         // Not `level`: that is the line's own in JSON.
@@ -74,13 +78,13 @@ impl Report {
         let duration_ms = self.elapsed_ms();
         if is_ours {
             tracing::warn!(
-                %client, server_name, version, suite, custody, alpn, signer, handshake_ms, bytes_up, bytes_down,
-                duration_ms, end, "connection failed"
+                %client, server_name, version, suite, custody, alpn, signer, signer_address, handshake_ms,
+                bytes_up, bytes_down, duration_ms, end, "connection failed"
             );
         } else {
             tracing::info!(
-                %client, server_name, version, suite, custody, alpn, signer, handshake_ms, bytes_up, bytes_down,
-                duration_ms, end, "connection ended"
+                %client, server_name, version, suite, custody, alpn, signer, signer_address, handshake_ms,
+                bytes_up, bytes_down, duration_ms, end, "connection ended"
             );
         }
     }

@@ -3,7 +3,7 @@
 //! Keeps one connection to each (that is `service`'s work) and the order in which they are tried. A handshake that
 //! has begun stays with its signer; only what has not begun moves on. Never looks into what it carries.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use keyhaven_service::{CallError, Client, PinnedConnection};
 use keyhaven_types::Identity;
@@ -11,6 +11,8 @@ use keyhaven_wire::{
     ErrorCode, HandshakeId, HandshakeReply, Rekey, Rekeyed, Reply, Request, Start,
 };
 use tokio::task::JoinSet;
+
+use crate::report::chain;
 
 /// How long a client waits for a signer to come back when none is connected.
 const RETURN_TIMEOUT: Duration = Duration::from_secs(1);
@@ -33,6 +35,19 @@ pub(crate) struct Begun {
     pub(crate) reply: HandshakeReply,
 }
 
+/// Which signer, for people: several may have one identity, and none share an address.
+#[derive(Clone, Debug)]
+pub(crate) struct SignerName {
+    pub(crate) identity: Identity,
+    pub(crate) address: String,
+}
+
+impl fmt::Display for SignerName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "signer {} at {}", self.identity, self.address)
+    }
+}
+
 /// Why a signer did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SignerError {
@@ -42,27 +57,27 @@ pub(crate) enum SignerError {
     )]
     NoneConnected(String),
     /// It did not answer.
-    #[error("signer {signer} did not answer")]
+    #[error("{signer} did not answer")]
     Call {
-        /// Its identity.
-        signer: Identity,
+        /// Which.
+        signer: SignerName,
         /// What happened.
         #[source]
         source: CallError,
     },
     /// It answered that it does not.
-    #[error("signer {signer} answered: {code}; its log says why")]
+    #[error("{signer} answered: {code}; its log says why")]
     Code {
-        /// Its identity.
-        signer: Identity,
+        /// Which.
+        signer: SignerName,
         /// Its answer.
         code: ErrorCode,
     },
     /// Its answer does not belong to the question.
-    #[error("signer {signer} answered something else than it was asked")]
+    #[error("{signer} answered something else than it was asked")]
     Mismatch {
-        /// Its identity.
-        signer: Identity,
+        /// Which.
+        signer: SignerName,
     },
     /// No random bytes for a handshake's name.
     #[error("the system gives no random bytes")]
@@ -89,11 +104,13 @@ impl Signers {
         Self { clients, timeout }
     }
 
-    /// The identity of one signer, for the log.
-    pub(crate) fn name(&self, signer: usize) -> &str {
-        self.clients
-            .get(signer)
-            .map_or("", |client| client.identity().as_str())
+    /// Who one signer is, for the log.
+    pub(crate) fn name(&self, signer: usize) -> SignerName {
+        let client = &self.clients[signer];
+        SignerName {
+            identity: client.identity().clone(),
+            address: client.address().to_owned(),
+        }
     }
 
     /// How long one request may take.
@@ -106,12 +123,14 @@ impl Signers {
     pub(crate) async fn start(&self, client: &str, records: &[u8]) -> Result<Begun, SignerError> {
         let mut last = None;
         for (signer, link) in self.connected(None).await {
+            // Only here is there a next one; the last failure is the connection's own, and said with it.
+            if let Some(error) = last.take() {
+                let error = chain(&error);
+                tracing::warn!(error, next = %self.name(signer), "trying the next signer");
+            }
             match self.start_at(signer, link, client, records).await {
                 Ok(begun) => return Ok(begun),
-                Err(error) if error.is_for_another() => {
-                    tracing::warn!(%error, "trying the next signer");
-                    last = Some(error);
-                }
+                Err(error) if error.is_for_another() => last = Some(error),
                 Err(error) => return Err(error),
             }
         }
@@ -170,15 +189,14 @@ impl Signers {
         link: &PinnedConnection,
         request: Request,
     ) -> Result<Reply, SignerError> {
-        let name = || self.clients[signer].identity().clone();
         match link.call(request, self.timeout).await {
             Ok(Reply::Error(code)) => Err(SignerError::Code {
-                signer: name(),
+                signer: self.name(signer),
                 code,
             }),
             Ok(reply) => Ok(reply),
             Err(source) => Err(SignerError::Call {
-                signer: name(),
+                signer: self.name(signer),
                 source,
             }),
         }
@@ -186,7 +204,7 @@ impl Signers {
 
     pub(crate) fn mismatch(&self, signer: usize) -> SignerError {
         SignerError::Mismatch {
-            signer: self.clients[signer].identity().clone(),
+            signer: self.name(signer),
         }
     }
 

@@ -131,6 +131,10 @@ fn a_signer_that_hangs_is_passed_over() {
         "{:?}",
         since.elapsed()
     );
+    // Both have one identity: only the addresses tell them apart.
+    let line = proxy.wait_for_text("trying the next signer").to_string();
+    assert!(line.contains(&first.listening().to_string()), "{line}");
+    assert!(line.contains(&second.listening().to_string()), "{line}");
     first.resume();
 }
 
@@ -149,6 +153,9 @@ fn signers_that_all_hang_cost_a_client_an_alert_in_time() {
         "{:?}",
         since.elapsed()
     );
+    let line = site.proxy.wait_for_text("did not answer").to_string();
+    assert!(line.contains("connection failed"), "{line}");
+    assert!(line.contains(&site.signer_address().to_string()), "{line}");
     site.signer.resume();
     until_served(&site);
 }

@@ -200,7 +200,7 @@ impl<'a> Handshake<'a> {
             .signers
             .start(&self.peer.to_string(), &hello)
             .await?;
-        report.signer = context.signers.name(begun.signer).to_owned();
+        report.signer = Some(context.signers.name(begun.signer));
         let outcome = Outcome::new(context, begun.link.clone(), begun.handshake);
         let Begun {
             signer,
