@@ -183,6 +183,8 @@ fn a_client_may_leave_in_both_forms() {
     assert_eq!(plain, Err(FlightError::ClientAlert(48)));
     let protected = read(&sealed(&[(21, &[2, 42])]));
     assert_eq!(protected, Err(FlightError::ClientAlert(42)));
+    let words = protected.unwrap_err().to_string();
+    assert!(words.ends_with("alert 42 bad_certificate"), "{words}");
 }
 
 #[test]

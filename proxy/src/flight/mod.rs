@@ -68,7 +68,7 @@ pub enum FlightError {
     #[error(transparent)]
     Refused(#[from] Refused),
     /// The client sent an alert of its own and gets no answer.
-    #[error("the client left with alert {0}")]
+    #[error("the client left with alert {0} {name}", name = alert::name(*.0))]
     ClientAlert(u8),
 }
 

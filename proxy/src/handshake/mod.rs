@@ -53,10 +53,10 @@ pub(crate) enum HandshakeError {
     #[error("the client sent {0}")]
     RefusedSealed(Refused),
     /// The signer refused the client and its alert has been sent.
-    #[error("the signer refused the handshake with alert {0}")]
+    #[error("the signer refused the handshake with alert {0} {name}", name = alert::name(*.0))]
     SignerRefused(u8),
     /// The client sent an alert.
-    #[error("the client left with alert {0}")]
+    #[error("the client left with alert {0} {name}", name = alert::name(*.0))]
     ClientAlert(u8),
     /// The client was too slow with its ClientHello.
     #[error("no whole ClientHello within client_hello_timeout_ms")]

@@ -13,6 +13,8 @@ pub use inbound::{Batch, Event, Inbound};
 pub use outbound::{BUFFER_LEN, Outbound, OutboundError, SLOTS};
 pub use rekey::{NextKey, RekeyError, Rekeying};
 
+use keyhaven_types::alert;
+
 use crate::flight::Refused;
 
 /// Why an established connection ends at once.
@@ -22,7 +24,7 @@ pub enum Fault {
     #[error(transparent)]
     Refused(#[from] Refused),
     /// The client sent a fatal alert and gets no answer.
-    #[error("the client ended the connection with alert {0}")]
+    #[error("the client ended the connection with alert {0} {name}", name = alert::name(*.0))]
     ClientAlert(u8),
 }
 
