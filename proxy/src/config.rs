@@ -113,7 +113,7 @@ impl Config {
     pub fn read(path: &Path) -> Result<(Self, Vec<String>), ConfigError> {
         let (raw, mut problems) = config::read::<Raw>(path)?.split();
         let listen = raw.listen(&mut problems);
-        raw.check_backend(&mut problems);
+        raw.check_backend(listen, &mut problems);
         let credentials = raw.identity.load(&mut problems, Role::Proxy);
         let signers = raw.signers(&mut problems);
         let limits = raw.limits.check(&mut problems);
@@ -178,12 +178,21 @@ impl Raw {
         parsed.ok()
     }
 
-    fn check_backend(&self, problems: &mut Problems) {
-        if !is_host_and_port(self.backend.get_ref()) {
+    fn check_backend(&self, listen: Option<SocketAddr>, problems: &mut Problems) {
+        let backend = self.backend.get_ref();
+        if !is_host_and_port(backend) {
             problems.add(
                 self.backend.span(),
-                format!("`{}` is no address of a backend", self.backend.get_ref()),
+                format!("`{backend}` is no address of a backend"),
                 "Write HOST:PORT, as in \"127.0.0.1:8080\".",
+            );
+        } else if listen.is_some_and(|listen| leads_to(backend, listen)) {
+            problems.add(
+                self.backend.span(),
+                format!(
+                    "`{backend}` is where this proxy itself listens: it would be its own backend"
+                ),
+                "Write the address of the program that is to get the plaintext.",
             );
         }
     }
@@ -227,6 +236,17 @@ impl RawSigner {
             }
         }
     }
+}
+
+/// Whether connecting to `backend` reaches a listener at `listen`, as far as it shows without a look-up.
+fn leads_to(backend: &str, listen: SocketAddr) -> bool {
+    let backend = backend.replace("localhost:", "127.0.0.1:");
+    let Ok(backend) = backend.parse::<SocketAddr>() else {
+        return false;
+    };
+    let (to, at) = (backend.ip().to_canonical(), listen.ip().to_canonical());
+    let is_here = to == at || to.is_unspecified() || at.is_unspecified() && to.is_loopback();
+    is_here && backend.port() == listen.port()
 }
 
 fn is_host_and_port(text: &str) -> bool {

@@ -112,6 +112,31 @@ fn every_problem_is_named_with_its_line() {
 }
 
 #[test]
+fn a_proxy_is_not_its_own_backend() {
+    let with = |listen: &str, backend: &str| {
+        annotated()
+            .replace("127.0.0.1:8443", listen)
+            .replace("127.0.0.1:8080", backend)
+    };
+    for (listen, backend) in [
+        ("127.0.0.1:8443", "127.0.0.1:8443"),
+        ("127.0.0.1:8443", "localhost:8443"),
+        ("0.0.0.0:8443", "127.0.0.1:8443"),
+        ("[::]:8443", "[::1]:8443"),
+    ] {
+        let error = error(&with(listen, backend));
+        assert!(error.contains("its own backend"), "{error}");
+    }
+    for (listen, backend) in [
+        ("127.0.0.1:8443", "127.0.0.2:8443"),
+        ("0.0.0.0:8443", "192.0.2.1:8443"),
+    ] {
+        let folder = Folder::new(&with(listen, backend));
+        assert!(Config::read(&folder.path()).is_ok(), "{listen} {backend}");
+    }
+}
+
+#[test]
 fn unknown_keys_and_missing_signers_are_refused() {
     assert!(error(&annotated().replace("[limits]", "[limits]\nspeed = 9")).contains("speed"));
     let text = annotated().replace("[[signer]]", "[[signer_old]]");
