@@ -6,7 +6,11 @@
     reason = "--check answers on the standard output"
 )]
 
-use std::{path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
 
 use clap::Parser;
 use keyhaven_proxy::{Server, config::Config};
@@ -57,7 +61,7 @@ fn main() -> ExitCode {
         println!("{}: ok", arguments.config.display());
         return ExitCode::SUCCESS;
     }
-    match run(config, &warnings) {
+    match run(&arguments.config, config, &warnings) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("proxy: {error:#}", error = Chain(error.as_ref()));
@@ -66,8 +70,13 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(mut config: Config, warnings: &[String]) -> Result<(), Box<dyn std::error::Error>> {
+fn run(
+    path: &Path,
+    mut config: Config,
+    warnings: &[String],
+) -> Result<(), Box<dyn std::error::Error>> {
     telemetry::init(&config.log)?;
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), config = %path.display(), "proxy starts");
     let hardening = shutdown::harden();
     for warning in warnings.iter().chain(&hardening) {
         tracing::warn!("{warning}");

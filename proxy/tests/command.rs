@@ -72,6 +72,11 @@ fn an_address_in_use_is_1_and_says_what_to_do() {
         said.contains(&format!("cannot listen on {address}; check `listen`")),
         "{said}"
     );
+    // The first line is for whoever reads the log later.
+    let first = said.lines().next().unwrap();
+    assert!(first.contains("proxy starts"), "{said}");
+    assert!(first.contains(env!("CARGO_PKG_VERSION")), "{said}");
+    assert!(first.contains(&path), "{said}");
 }
 
 #[test]
