@@ -52,9 +52,7 @@ impl fmt::Display for SignerName {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SignerError {
     /// None is connected.
-    #[error(
-        "no signer can be reached ({0}); check [[signer]] in the configuration and that a signer runs there"
-    )]
+    #[error("no signer can be reached ({0})")]
     NoneConnected(String),
     /// It did not answer.
     #[error("{signer} did not answer")]

@@ -59,7 +59,9 @@ impl ClientConfig {
 #[derive(Debug, thiserror::Error)]
 pub enum DialError {
     /// No address, or nobody there.
-    #[error("cannot connect to {address}")]
+    #[error(
+        "cannot connect to {address}; check `address` in [[signer]] and that a signer runs there"
+    )]
     Connect {
         /// The address as configured.
         address: String,
@@ -67,7 +69,9 @@ pub enum DialError {
         source: io::Error,
     },
     /// Too slow.
-    #[error("{address} does not answer in {limit:?}")]
+    #[error(
+        "{address} does not answer in {limit:?}; check `address` in [[signer]] and that a signer runs there"
+    )]
     Timeout {
         /// The address as configured.
         address: String,

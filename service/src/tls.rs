@@ -185,7 +185,9 @@ fn verify_server_chain(
 /// Why a good chain is still not the one that is wanted here.
 #[derive(Debug, thiserror::Error)]
 enum Stranger {
-    #[error("{found} answers where {expected} is expected")]
+    #[error(
+        "{found} answers where {expected} is expected; correct `address` or `identity` in [[signer]]"
+    )]
     Other { found: Identity, expected: Identity },
     #[error("{found} has no role that may call here")]
     Role { found: Identity },
