@@ -5,7 +5,8 @@
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
+    thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
@@ -16,8 +17,8 @@ use crate::{
     queue::{Job, Next, Queue},
 };
 
-/// A fixed number of OS threads, each of which owns one session per token. Clones are the same threads; the last
-/// one that is dropped closes them without waiting.
+/// A fixed number of OS threads, each of which owns one session per token. Clones are the same threads; when the
+/// last one is dropped, what waits is dropped with it, and the threads are waited for, but not for long.
 #[derive(Clone)]
 pub struct Workers(Arc<Inner>);
 
@@ -25,6 +26,7 @@ struct Inner {
     queue: Arc<Queue>,
     /// Threads that still run.
     alive: watch::Receiver<usize>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl Workers {
@@ -39,18 +41,20 @@ impl Workers {
         let workers = Self(Arc::new(Inner {
             queue: Arc::clone(&queue),
             alive,
+            threads: Mutex::default(),
         }));
         for number in 0..threads.max(1) {
             let (queue, counter) = (Arc::clone(&queue), Arc::clone(&counter));
             counter.send_modify(|alive| *alive += 1);
             let ending = Ending(Arc::clone(&counter));
-            std::thread::Builder::new()
+            let thread = thread::Builder::new()
                 .name(format!("token-{number}"))
                 .spawn(move || {
                     let _ending = ending;
                     Worker::own_thread(&queue, |worker| serve(&queue, worker));
                 })
                 .map_err(Error::StartThread)?;
+            workers.0.threads().push(thread);
         }
         Ok(workers)
     }
@@ -101,12 +105,39 @@ impl Workers {
             );
             self.0.queue.abandon();
         }
+        self.0.join();
+    }
+}
+
+impl Inner {
+    fn threads(&self) -> std::sync::MutexGuard<'_, Vec<JoinHandle<()>>> {
+        self.threads.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until the threads have ended to their last destructor: a module that takes itself apart at the end of
+    /// the process while one of them is still on its way out crashes. One that hangs is left behind.
+    fn join(&self) {
+        let until = Instant::now() + JOIN_PATIENCE;
+        for thread in std::mem::take(&mut *self.threads()) {
+            // The last handle may go with a job: a thread does not wait for itself.
+            if thread.thread().id() == thread::current().id() {
+                continue;
+            }
+            while !thread.is_finished() && Instant::now() < until {
+                thread::sleep(JOIN_PAUSE);
+            }
+            if thread.is_finished() {
+                // A panic was counted and logged where it happened.
+                let _ = thread.join();
+            }
+        }
     }
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
         self.queue.abandon();
+        self.join();
     }
 }
 
@@ -150,3 +181,7 @@ fn run(worker: &Worker, job: Job) {
         tracing::error!("a job on a token session panicked");
     }
 }
+
+/// How long the end of threads is waited for that should have nothing more to do.
+const JOIN_PATIENCE: Duration = Duration::from_secs(2);
+const JOIN_PAUSE: Duration = Duration::from_millis(1);
