@@ -3,8 +3,9 @@
 //! Knows nothing of TLS. Everything takes `&TcpStream`, so that both directions can work at once in one task. No act
 //! waits longer than its caller's deadline or the one named here.
 
-use std::{io, net::Shutdown, time::Duration};
+use std::{io, net, time::Duration};
 
+use keyhaven_service::shutdown::Shutdown;
 use tokio::{net::TcpStream, time::timeout};
 
 /// Bytes that a handshake may have in the receive buffer.
@@ -83,7 +84,7 @@ pub(crate) async fn write_all(stream: &TcpStream, mut bytes: &[u8]) -> io::Resul
 /// Ends the writing side; the reading side goes on. A peer that is gone already has nothing left to be told: whether
 /// it left too early shows where it is read.
 pub(crate) fn shutdown_write(stream: &TcpStream) -> io::Result<()> {
-    match socket2::SockRef::from(stream).shutdown(Shutdown::Write) {
+    match socket2::SockRef::from(stream).shutdown(net::Shutdown::Write) {
         Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(()),
         ended => ended,
     }
@@ -96,8 +97,17 @@ pub(crate) fn abort_on_close(stream: &TcpStream) {
 }
 
 /// Sends the last bytes, ends the writing side, and drains what the client still sends, a little: a close with
-/// unread input would reset the connection, and the reset can overtake the alert.
-pub(crate) async fn say_goodbye(client: &TcpStream, last_bytes: &[u8]) {
+/// unread input would reset the connection, and the reset can overtake the alert. At a second stop signal only what
+/// the socket takes at once is sent.
+pub(crate) async fn say_goodbye(client: &TcpStream, last_bytes: &[u8], shutdown: &Shutdown) {
+    tokio::select! {
+        biased;
+        () = take_leave(client, last_bytes) => {}
+        () = shutdown.at_once() => {}
+    }
+}
+
+async fn take_leave(client: &TcpStream, last_bytes: &[u8]) {
     let sent = timeout(FLUSH_TIMEOUT, write_all(client, last_bytes)).await;
     if !matches!(sent, Ok(Ok(()))) || shutdown_write(client).is_err() {
         return;
@@ -133,7 +143,7 @@ mod tests {
         drop(peer);
         stream.readable().await.unwrap();
         // Not connected any more, as the system says it.
-        let raw = socket2::SockRef::from(&stream).shutdown(Shutdown::Write);
+        let raw = socket2::SockRef::from(&stream).shutdown(net::Shutdown::Write);
         assert_eq!(raw.unwrap_err().kind(), io::ErrorKind::NotConnected);
         assert!(shutdown_write(&stream).is_ok());
     }

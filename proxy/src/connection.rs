@@ -62,7 +62,7 @@ pub(crate) async fn serve(
             report.write(&end, is_ours);
             if !matches!(error, HandshakeError::Client(_)) {
                 let alert = alert.as_ref().map_or(&[][..], |alert| &alert[..]);
-                say_goodbye(&client, alert).await;
+                say_goodbye(&client, alert, &context.shutdown).await;
             }
             return;
         }

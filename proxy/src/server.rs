@@ -184,12 +184,13 @@ impl Refusals {
             self.unlogged = 0;
         }
         if let Ok(permit) = self.permits.clone().try_acquire_owned() {
-            context.shutdown.spawn(answer(client, permit));
+            let shutdown = context.shutdown.clone();
+            context.shutdown.spawn(answer(client, permit, shutdown));
         }
     }
 }
 
-async fn answer(client: TcpStream, permit: OwnedSemaphorePermit) {
-    say_goodbye(&client, &plain_alert(alert::INTERNAL_ERROR)).await;
+async fn answer(client: TcpStream, permit: OwnedSemaphorePermit, shutdown: Shutdown) {
+    say_goodbye(&client, &plain_alert(alert::INTERNAL_ERROR), &shutdown).await;
     drop(permit);
 }

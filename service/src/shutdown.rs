@@ -1,6 +1,6 @@
 //! How a daemon ends: stop accepting, finish what is in flight, and say which way it went.
 //!
-//! One token says "stop", another "the grace is over", one tracker knows the tasks. Also what a process does to
+//! One token says "stop", another "the grace is over", a third "at once", one tracker knows the tasks. Also what a process does to
 //! itself at its start: no core dumps, as many file descriptors as it may have. Tasks must watch the tokens
 //! themselves; nothing is torn down under them before the grace is over.
 
@@ -10,7 +10,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{
     signal::unix::{SignalKind, signal},
     task::JoinHandle,
-    time::timeout,
+    time::sleep,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -19,6 +19,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub struct Shutdown {
     stop: CancellationToken,
     cut: CancellationToken,
+    now: CancellationToken,
     tasks: TaskTracker,
 }
 
@@ -27,15 +28,28 @@ pub struct Shutdown {
 pub enum Ended {
     /// Everything in flight was finished.
     Clean,
-    /// The grace was over first, or a second signal came.
+    /// Something was cut.
     Cut {
-        /// How many tasks were cut.
+        /// How many tasks were.
         open: usize,
+        /// Why they were not waited for.
+        why: Cause,
     },
 }
 
-/// How long tasks may take to notice that they are cut.
+/// Why a daemon cut what was in flight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// The grace was over.
+    Grace,
+    /// A second signal came.
+    Signal,
+}
+
+/// How long tasks may take to say goodbye when they are cut.
 const CUT_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long they may take to end at a second signal.
+const NOW_TIMEOUT: Duration = Duration::from_millis(100);
 
 impl Shutdown {
     /// A daemon that runs.
@@ -56,6 +70,7 @@ impl Shutdown {
                 };
                 if cut {
                     tracing::warn!(signal = name, "second signal: ending now");
+                    shutdown.now.cancel();
                     shutdown.cut.cancel();
                 } else {
                     tracing::info!(signal = name, "stopping");
@@ -91,6 +106,11 @@ impl Shutdown {
         self.cut.clone()
     }
 
+    /// Returns at a second signal: wait for nobody any more.
+    pub async fn at_once(&self) {
+        self.now.cancelled().await;
+    }
+
     /// Runs a task that [`Shutdown::finish`] waits for.
     pub fn spawn<F>(&self, task: F) -> JoinHandle<F::Output>
     where
@@ -104,33 +124,60 @@ impl Shutdown {
     pub async fn finish(&self, grace: Duration) -> Ended {
         self.stop();
         self.tasks.close();
-        let finished = tokio::select! {
-            waited = timeout(grace, self.tasks.wait()) => waited.is_ok(),
-            () = self.cut.cancelled() => self.tasks.is_empty(),
+        let why = tokio::select! {
+            biased;
+            () = self.tasks.wait() => return Ended::Clean,
+            () = self.at_once() => Cause::Signal,
+            () = sleep(grace) => Cause::Grace,
         };
-        if finished {
-            return Ended::Clean;
-        }
         let open = self.tasks.len();
         self.cut.cancel();
-        if timeout(CUT_TIMEOUT, self.tasks.wait()).await.is_err() {
-            tracing::warn!(
+        let is_over = async {
+            tokio::select! {
+                () = sleep(CUT_TIMEOUT) => {}
+                () = self.at_once() => sleep(NOW_TIMEOUT).await,
+            }
+        };
+        tokio::select! {
+            biased;
+            () = self.tasks.wait() => {}
+            () = is_over => tracing::warn!(
                 tasks = self.tasks.len(),
                 "tasks did not end when they were cut"
-            );
+            ),
         }
-        Ended::Cut { open }
+        Ended::Cut { open, why }
+    }
+}
+
+impl Ended {
+    /// Whether nothing was cut.
+    pub fn is_clean(self) -> bool {
+        self == Self::Clean
+    }
+
+    /// Writes a daemon's last line: a warning when something was cut.
+    pub fn log(self) {
+        if self.is_clean() {
+            tracing::info!("{self}");
+        } else {
+            tracing::warn!("{self}");
+        }
     }
 }
 
 impl fmt::Display for Ended {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Clean => f.write_str("stopped: everything in flight was finished"),
-            Self::Cut { open } => {
-                write!(f, "stopped: {open} tasks were cut when the grace was over")
-            }
-        }
+        let (open, why) = match self {
+            Self::Clean => return f.write_str("stopped: everything in flight was finished"),
+            Self::Cut { open, why } => (open, why),
+        };
+        let tasks = if *open == 1 { "task was" } else { "tasks were" };
+        let when = match why {
+            Cause::Grace => "when the grace was over",
+            Cause::Signal => "at the second signal",
+        };
+        write!(f, "stopped: {open} {tasks} cut {when}")
     }
 }
 
@@ -174,6 +221,7 @@ pub fn raise_file_limit() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tokio::time::timeout;
 
     #[tokio::test]
     async fn what_finishes_in_time_is_a_clean_end() {
@@ -189,8 +237,21 @@ mod tests {
         let cut = shutdown.cut_token();
         shutdown.spawn(async move { cut.cancelled().await });
         let ended = shutdown.finish(Duration::from_millis(10)).await;
-        assert_eq!(ended, Ended::Cut { open: 1 });
-        assert!(ended.to_string().contains("1 tasks were cut"));
+        let why = Cause::Grace;
+        assert_eq!(ended, Ended::Cut { open: 1, why });
+        assert!(ended.to_string().contains("1 task was cut"));
+    }
+
+    #[tokio::test]
+    async fn a_second_signal_waits_for_nobody() {
+        let shutdown = Shutdown::new();
+        shutdown.spawn(std::future::pending::<()>());
+        shutdown.now.cancel();
+        let hour = Duration::from_secs(3600);
+        let ended = timeout(CUT_TIMEOUT, shutdown.finish(hour)).await.unwrap();
+        let why = Cause::Signal;
+        assert_eq!(ended, Ended::Cut { open: 1, why });
+        assert!(ended.to_string().contains("second signal"));
     }
 
     #[tokio::test]
@@ -211,6 +272,7 @@ mod tests {
         )
         .await
         .unwrap();
+        assert!(shutdown.now.is_cancelled());
     }
 
     #[test]

@@ -250,7 +250,7 @@ async fn what_never_finishes_is_cut() {
     })
     .await;
     let ended = server.shutdown.finish(Duration::from_millis(20)).await;
-    assert_eq!(ended, Ended::Cut { open: 1 });
+    assert!(matches!(ended, Ended::Cut { open: 1, .. }));
     assert!(in_time("the call's end", stuck).await.unwrap().is_err());
     assert_eq!(server.script.closed.load(Ordering::SeqCst), 1);
 }

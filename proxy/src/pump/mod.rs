@@ -239,7 +239,8 @@ impl<'a> Session<'a> {
             LastWord::Alert(description) => self.outbound.fatal_alert(description),
         };
         if !matches!(end, Err(Stop::Client(_))) {
-            client::say_goodbye(self.client, self.outbound.pending()).await;
+            let pending = self.outbound.pending();
+            client::say_goodbye(self.client, pending, &self.context.shutdown).await;
         }
         self.outbound.advance(usize::MAX);
         let buffers = &self.context.buffers;
