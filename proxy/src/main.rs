@@ -1,6 +1,6 @@
 //! The `proxy` program: reads its configuration, listens, serves until it is told to stop.
 //!
-//! Turns errors into exit codes (0, 1 run time, 64 usage, 78 configuration) and does nothing else by itself.
+//! Turns errors into exit codes (0, 1 run time or cut at the stop, 64 usage, 78 configuration) and does nothing else by itself.
 #![allow(
     clippy::print_stdout,
     reason = "--check answers on the standard output"
@@ -15,7 +15,7 @@ use std::{
 use clap::Parser;
 use keyhaven_proxy::{Server, config::Config};
 use keyhaven_service::{
-    shutdown::{self, Shutdown},
+    shutdown::{self, Ended, Shutdown},
     telemetry,
 };
 
@@ -62,7 +62,8 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     match run(&arguments.config, config, &warnings) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(ended) if ended.is_clean() => ExitCode::SUCCESS,
+        Ok(_) => ExitCode::from(RUN_TIME),
         Err(error) => {
             eprintln!("proxy: {error:#}", error = Chain(error.as_ref()));
             ExitCode::from(RUN_TIME)
@@ -74,7 +75,7 @@ fn run(
     path: &Path,
     mut config: Config,
     warnings: &[String],
-) -> Result<(), Box<dyn std::error::Error>> {
+) -> Result<Ended, Box<dyn std::error::Error>> {
     telemetry::init(&config.log)?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), config = %path.display(), "proxy starts");
     let hardening = shutdown::harden();
@@ -95,15 +96,15 @@ fn run(
     served
 }
 
-async fn serve(config: Config) -> Result<(), Box<dyn std::error::Error>> {
+async fn serve(config: Config) -> Result<Ended, Box<dyn std::error::Error>> {
     let shutdown = Shutdown::new();
     shutdown.listen()?;
     let grace = config.limits.shutdown_grace;
     let server = Server::bind(config, &shutdown)?;
     server.serve().await;
     let ended = shutdown.finish(grace).await;
-    tracing::info!("{ended}");
-    Ok(())
+    ended.log();
+    Ok(ended)
 }
 
 /// Prints an error with its causes.

@@ -2,14 +2,14 @@
 //!
 //! Reads as the story of the process; each chapter lives in a file of its own.
 
-use std::{path::Path, sync::Arc};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use keyhaven_handshake::{SealKey, Sealer};
 use keyhaven_hsm::Workers;
 use keyhaven_service::{
     Listener, ListenerConfig, ServeLimits,
     config::ConfigError,
-    shutdown::{self, Shutdown},
+    shutdown::{self, Ended, Shutdown},
     telemetry,
 };
 use keyhaven_types::Role;
@@ -48,8 +48,8 @@ pub fn check(path: &Path) -> Result<Vec<String>, DaemonError> {
     Ok([config.warnings, opened.warnings].concat())
 }
 
-/// Runs until a stop signal.
-pub fn run(path: &Path) -> Result<(), DaemonError> {
+/// Runs until a stop signal, and says which way it ended.
+pub fn run(path: &Path) -> Result<Ended, DaemonError> {
     let config = Config::read(path)?;
     telemetry::init(&config.log).map_err(failed("cannot start logging"))?;
     for warning in config.warnings.iter().chain(&shutdown::harden()) {
@@ -69,7 +69,7 @@ pub fn run(path: &Path) -> Result<(), DaemonError> {
     runtime.block_on(serve(config, opened))
 }
 
-async fn serve(config: Config, opened: startup::Opened) -> Result<(), DaemonError> {
+async fn serve(config: Config, opened: startup::Opened) -> Result<Ended, DaemonError> {
     let shutdown = Shutdown::new();
     shutdown
         .listen()
@@ -110,10 +110,14 @@ async fn serve(config: Config, opened: startup::Opened) -> Result<(), DaemonErro
 
     let ended = shutdown.finish(config.limits.shutdown_grace).await;
     sweeper.abort();
-    workers.shutdown(config.limits.shutdown_grace).await;
+    tokio::select! {
+        () = workers.shutdown(config.limits.shutdown_grace) => {}
+        // They may be in the middle of a call into the module.
+        () = shutdown.at_once() => workers.shutdown(AT_ONCE).await,
+    }
     signer.log_counters();
-    tracing::info!("stopped: {ended}");
-    Ok(())
+    ended.log();
+    Ok(ended)
 }
 
 fn failed<E: Into<Box<dyn std::error::Error + Send + Sync>>>(
@@ -125,6 +129,8 @@ fn failed<E: Into<Box<dyn std::error::Error + Send + Sync>>>(
     }
 }
 
+/// How long the token threads may take to end at a second signal.
+const AT_ONCE: Duration = Duration::from_millis(100);
 /// Threads of the service's own: handshakes run on the token threads.
 const SERVICE_THREADS: usize = 2;
 /// Quick requests (outcomes, next keys, pings) that a connection may have at work beside each handshake step.

@@ -2,14 +2,17 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use keyhaven_tests::backend::pattern;
+use keyhaven_tests::daemon::field;
 use keyhaven_tests::dialogue::{established13, until_served};
 use keyhaven_tests::http::{GREETING, exchange, get};
 use keyhaven_tests::rawtls::{Client12, Client13, Hello};
+use keyhaven_tests::running::Site;
 use keyhaven_tests::rustls_client::{Offer, connect};
 use keyhaven_tests::site::{NAME, site};
 
@@ -42,10 +45,50 @@ fn a_proxy_that_stops_waits_no_longer_than_its_grace() {
     let mut client = established13(&site);
     client.ask().unwrap();
     let since = Instant::now();
-    assert!(site.proxy.stop().code().is_some());
+    assert_eq!(site.proxy.stop().code(), Some(1));
     assert!(
         since.elapsed() > Duration::from_millis(900) && since.elapsed() < Duration::from_secs(6)
     );
+    let line = site
+        .proxy
+        .wait_for_text("1 task was cut when the grace was over");
+    assert_eq!(field(&line, "level").as_deref(), Some("WARN"));
+}
+
+/// A client in the middle of a large download that reads nothing more of it.
+fn slow_reader(site: &Site) -> impl Sized + use<> {
+    let mut stream = connect(site.address(), NAME, &site.ca(), &Offer::default()).unwrap();
+    stream.write_all(&get("/bytes/100000000")).unwrap();
+    stream.read_exact(&mut [0; 100_000]).unwrap();
+    stream
+}
+
+#[test]
+fn a_client_that_does_not_read_adds_two_seconds_to_the_grace_at_most() {
+    let mut site = site("EC:prime256v1")
+        .proxy_limits("shutdown_grace_s = 1")
+        .start();
+    let _client = slow_reader(&site);
+    let since = Instant::now();
+    assert_eq!(site.proxy.stop().code(), Some(1));
+    let took = since.elapsed();
+    assert!(took < Duration::from_millis(3500), "{took:?}");
+}
+
+#[test]
+fn a_second_signal_ends_a_proxy_at_once() {
+    let mut site = site("EC:prime256v1").start();
+    let _client = slow_reader(&site);
+    site.proxy.terminate();
+    site.proxy.wait_for_text("stopping");
+    let since = Instant::now();
+    assert_eq!(site.proxy.stop().code(), Some(1));
+    let took = since.elapsed();
+    assert!(took < Duration::from_secs(1), "{took:?}");
+    site.proxy
+        .wait_for_text("1 task was cut at the second signal");
+    let line = site.proxy.wait_for_text("connection ended").to_string();
+    assert!(line.contains("the proxy is stopping"), "{line}");
 }
 
 #[test]

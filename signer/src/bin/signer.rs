@@ -1,6 +1,7 @@
 //! The `signer` program: the key server.
 //!
-//! Turns arguments into a run and an error into an exit code: 0, 1 run time, 64 usage, 78 configuration.
+//! Turns arguments into a run and an error into an exit code: 0, 1 run time or cut at the stop, 64 usage, 78
+//! configuration.
 #![allow(clippy::print_stdout, reason = "says what --check found")]
 
 use std::{
@@ -9,6 +10,7 @@ use std::{
 };
 
 use clap::{Parser, error::ErrorKind};
+use keyhaven_service::shutdown::Ended;
 use keyhaven_signer::daemon::{self, DaemonError};
 
 /// Keyhaven's key server: runs TLS server handshakes with the private key, the ephemeral key exchange and the
@@ -36,12 +38,16 @@ fn main() -> ExitCode {
         }
     };
     let result = if arguments.check {
-        daemon::check(&arguments.config).map(|warnings| say(&arguments.config, &warnings))
+        daemon::check(&arguments.config).map(|warnings| {
+            say(&arguments.config, &warnings);
+            true
+        })
     } else {
-        daemon::run(&arguments.config)
+        daemon::run(&arguments.config).map(Ended::is_clean)
     };
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             report(&error);
             match error {
