@@ -181,16 +181,22 @@ impl Site {
             level,
             exchange,
             is_tls13,
-            alpn_required: self.alpn_required && !self.alpn.is_empty(),
+            alpn_required: self.needs_protocol(),
         })
     }
 }
 
 impl Site {
+    /// A client that names no protocol speaks HTTP/1.1 by custom; where that is not served it must name another.
+    fn needs_protocol(&self) -> bool {
+        let serves_http1 = self.alpn.iter().any(|protocol| protocol == b"http/1.1");
+        !self.alpn.is_empty() && (self.alpn_required || !serves_http1)
+    }
+
     /// rustls would find a protocol that does not fit only after the token has worked (RFC 7301, section 3.2).
     fn check_alpn(&self, hello: &ClientHello) -> Result<(), Refusal> {
         let fits = match &hello.alpn {
-            None => !self.alpn_required,
+            None => !self.needs_protocol(),
             Some(offered) => offered.iter().any(|protocol| self.alpn.contains(protocol)),
         };
         if fits || self.alpn.is_empty() {

@@ -258,6 +258,30 @@ fn s11_what_cannot_be_served_gets_its_alert() {
 }
 
 #[test]
+fn a_client_without_protocols_is_served_where_http1_is() {
+    let token = fresh_token!();
+    let setup = Setup {
+        alpn: vec![b"h2".to_vec(), b"http/1.1".to_vec()],
+        ..Setup::default()
+    };
+    let bench = Bench::new(&token, &setup);
+    assert_tls13(&bench, &Offer::new(&TLS13), CustodyLevel::Premaster);
+}
+
+#[test]
+fn a_client_without_protocols_is_refused_where_only_others_are() {
+    let token = fresh_token!();
+    let setup = Setup {
+        alpn: vec![b"h2".to_vec()],
+        ..Setup::default()
+    };
+    let bench = Bench::new(&token, &setup);
+    for version in [&TLS13, &TLS12] {
+        assert_refused(&bench, &Offer::new(version), alert::NO_APPLICATION_PROTOCOL);
+    }
+}
+
+#[test]
 fn a_second_hello_cannot_take_its_protocols_back() {
     let token = fresh_token!();
     let setup = Setup {
