@@ -164,7 +164,8 @@ fn dns_names(leaf: &X509Certificate<'_>) -> Vec<String> {
 }
 
 /// Whether a certificate's name covers a site's (RFC 6125, section 6.4.3: a wildcard is one whole label).
-fn covers(has: &str, wanted: &str) -> bool {
+pub(crate) fn covers(has: &str, wanted: &str) -> bool {
+    let has = has.to_ascii_lowercase();
     let parent = || wanted.split_once('.').map(|(_, parent)| parent);
     has == wanted
         || has
@@ -184,6 +185,7 @@ mod tests {
         assert!(covers("a.example.org", "a.example.org"));
         assert!(covers("*.example.org", "a.example.org"));
         assert!(covers("*.example.org", "*.example.org"));
+        assert!(covers("WWW.example.org", "www.example.org"));
         assert!(!covers("*.example.org", "example.org"));
         assert!(!covers("*.example.org", "a.b.example.org"));
         assert!(!covers("a.example.org", "*.example.org"));

@@ -25,6 +25,7 @@ use keyhaven_types::{Role, Secret};
 use toml::Spanned;
 use zeroize::Zeroizing;
 
+pub(crate) use certificate::covers;
 pub use raw::Raw;
 pub use site::{SiteConfig, SiteKeyConfig};
 

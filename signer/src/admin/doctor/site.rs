@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     admin::{cert, text},
-    config::{SiteConfig, SiteKeyConfig},
+    config::{SiteConfig, SiteKeyConfig, covers},
 };
 
 /// Examines a site.
@@ -146,18 +146,6 @@ fn certificate(site: &SiteConfig, key: &SiteKeyConfig, subject: &str, findings: 
     }
 }
 
-/// Whether a name in a certificate covers a site's name; a leading `*` stands for one label (RFC 6125).
-fn covers(pattern: &str, name: &str) -> bool {
-    let pattern = pattern.to_ascii_lowercase();
-    if pattern == name {
-        return true;
-    }
-    match (pattern.strip_prefix("*."), name.split_once('.')) {
-        (Some(rest), Some((first, after))) => first != "*" && rest == after,
-        _ => false,
-    }
-}
-
 /// The place, from 1, of the first certificate that is not followed by its issuer.
 fn first_break(leaf: &X509Certificate<'_>, key: &SiteKeyConfig) -> Option<usize> {
     let mut issuer = leaf.issuer().as_raw().to_vec();
@@ -171,19 +159,4 @@ fn first_break(leaf: &X509Certificate<'_>, key: &SiteKeyConfig) -> Option<usize>
         issuer = next.issuer().as_raw().to_vec();
     }
     None
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_star_stands_for_one_label() {
-        assert!(covers("*.example.org", "www.example.org"));
-        assert!(covers("*.example.org", "*.example.org"));
-        assert!(covers("WWW.example.org", "www.example.org"));
-        assert!(!covers("*.example.org", "example.org"));
-        assert!(!covers("*.example.org", "a.b.example.org"));
-        assert!(!covers("example.org", "*.example.org"));
-    }
 }
