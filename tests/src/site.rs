@@ -36,6 +36,7 @@ pub struct Builder {
     program: &'static str,
     imported: Option<PathBuf>,
     signer_env: Vec<(String, String)>,
+    token_faults: &'static str,
 }
 
 struct Named {
@@ -66,6 +67,7 @@ pub fn empty_site() -> Builder {
         program: "proxy-nonce-log",
         imported: None,
         signer_env: Vec::new(),
+        token_faults: "",
     }
 }
 
@@ -180,6 +182,12 @@ impl Builder {
         self
     }
 
+    /// Faults of the token that are there before the signer starts.
+    pub fn token_faults(mut self, faults: &'static str) -> Builder {
+        self.token_faults = faults;
+        self
+    }
+
     /// Makes token, certificates, backend and the signer's configuration, and starts neither program.
     pub fn prepare(&self) -> Parts {
         let dir = tempfile::Builder::new()
@@ -192,6 +200,9 @@ impl Builder {
         let signer_pair = channel_ca.identity("signer", SIGNER, Flaw::None);
         let proxy_pair = self.proxy_pair(&channel_ca, dir.path());
         self.write_signer_config(dir.path(), &token, &site_ca);
+        if !self.token_faults.is_empty() {
+            token.shim().set_faults(self.token_faults);
+        }
         let backend = Backend::start(self.manner);
         Parts {
             backend,
