@@ -62,7 +62,7 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     match run(&arguments.config, config, &warnings) {
-        Ok(ended) if ended.is_clean() => ExitCode::SUCCESS,
+        Ok(ended) if ended.is_in_order() => ExitCode::SUCCESS,
         Ok(_) => ExitCode::from(RUN_TIME),
         Err(error) => {
             eprintln!("proxy: {error:#}", error = Chain(error.as_ref()));

@@ -156,6 +156,18 @@ impl Ended {
         self == Self::Clean
     }
 
+    /// Whether the stop went as the operator configured it: a connection that outlives the grace, as idle ones
+    /// of HTTP do, is no failure of the process; one cut at a second signal is.
+    pub fn is_in_order(self) -> bool {
+        !matches!(
+            self,
+            Self::Cut {
+                why: Cause::Signal,
+                ..
+            }
+        )
+    }
+
     /// Writes a daemon's last line: a warning when something was cut.
     pub fn log(self) {
         if self.is_clean() {

@@ -43,7 +43,7 @@ fn main() -> ExitCode {
             true
         })
     } else {
-        daemon::run(&arguments.config).map(Ended::is_clean)
+        daemon::run(&arguments.config).map(Ended::is_in_order)
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,
