@@ -2,24 +2,26 @@
 //!
 //! Tells a story and proves each sentence of it by a request. What it starts ends with it, on every path.
 
+mod requests;
+
 use std::{
     net::{SocketAddr, TcpListener},
     path::PathBuf,
-    process::Command,
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use keyhaven_xtask::{
     Error, backend,
     cargo::Programs,
-    client::{Client, Version},
     command, daemon,
     interrupt::Interrupt,
     packages,
     say::{self, step},
     site::{self, Algorithm, Folder, Running, SERVER_NAME, SiteOptions, Token},
 };
+
+use requests::{Backend, curl_arguments, shell_line};
 
 /// What the user chose.
 #[derive(Debug)]
@@ -46,8 +48,12 @@ pub(crate) fn run(options: &Options, interrupt: &Interrupt) -> Result<(), Error>
         prepare(options, &folder, &programs)
     })?;
     let mut running = step("start", || start(options, &folder, &programs, interrupt))?;
+    let answering = match options.backend {
+        None => Backend::BuiltIn,
+        Some(_) => Backend::Users,
+    };
     let level = step("requests", || {
-        request(&running, &folder, interrupt)?;
+        requests::make(&running, &folder, answering, interrupt)?;
         custody(&mut running, interrupt)
     })
     .inspect_err(|_| show_logs(&running))?;
@@ -107,57 +113,6 @@ fn start(
     Ok(running)
 }
 
-/// Makes one request for each TLS version with a client of our own, and with curl where that is installed.
-fn request(running: &Running, folder: &Folder, interrupt: &Interrupt) -> Result<(), Error> {
-    let ca = std::fs::read(folder.site_ca()).map_err(|source| Error::File {
-        act: "read",
-        path: folder.site_ca(),
-        source,
-    })?;
-    let address = running.address;
-    for version in [Version::Tls13, Version::Tls12] {
-        let client = Client::new(version, SERVER_NAME, &ca)?;
-        let answer = until_ready(interrupt, || client.get(address, "/"))?;
-        let status = answer.text.lines().next().unwrap_or_default();
-        if !status.starts_with("HTTP/1.") {
-            return Err(Error::Request {
-                version: version.as_str(),
-                why: format!("the backend answered {status:?}, which is not HTTP"),
-            });
-        }
-        say::line(format!(
-            "{}  certificate verified, {} with {}: {status}",
-            version.as_str(),
-            answer.suite,
-            answer.group
-        ));
-    }
-    if command::find("curl").is_none() {
-        return Ok(());
-    }
-    for (version, flags) in [
-        ("TLS 1.3", &["--tlsv1.3"][..]),
-        ("TLS 1.2", &["--tlsv1.2", "--tls-max", "1.2"]),
-    ] {
-        let mut curl = Command::new("curl");
-        curl.args([
-            "--silent",
-            "--show-error",
-            "--max-time",
-            "20",
-            "--noproxy",
-            "*",
-        ]);
-        curl.args(["--output", "/dev/null", "--write-out", "%{http_code}"]);
-        let code = command::capture(curl.args(flags).args(curl_arguments(running, folder)))?;
-        say::line(format!(
-            "{version}  curl: HTTP {}",
-            String::from_utf8_lossy(&code)
-        ));
-    }
-    Ok(())
-}
-
 /// What the daemons said last, for a failure that is theirs.
 fn show_logs(running: &Running) {
     for (name, daemon) in [("signer", &running.signer), ("proxy", &running.proxy)] {
@@ -175,11 +130,11 @@ fn describe(running: &Running, folder: &Folder, token: &Token<'_>, level: &str) 
     say::line("\nTry it:");
     say::line(format!(
         "  curl {}",
-        curl_arguments(running, folder).join(" ")
+        shell_line(&curl_arguments(running, folder))
     ));
     say::line(format!(
         "  openssl s_client -connect {address} -servername {SERVER_NAME} -CAfile {} -verify_return_error",
-        folder.site_ca().display()
+        shell_line(&[folder.site_ca().display().to_string()])
     ));
     say::line(format!(
         "  a browser that trusts the site CA: https://localhost:{}/",
@@ -272,33 +227,6 @@ fn stop(running: Running) -> Result<(), Error> {
     let signer = signer.stop(STOP_GRACE)?;
     say::line(format!("\nstopped: proxy {proxy}, signer {signer}"));
     Ok(())
-}
-
-/// The proxy listens before its first connection to the signer stands; until then it refuses. Every other
-/// failure is what it is, so the time is short.
-fn until_ready<T>(
-    interrupt: &Interrupt,
-    mut attempt: impl FnMut() -> Result<T, Error>,
-) -> Result<T, Error> {
-    let deadline = Instant::now() + Duration::from_secs(3);
-    loop {
-        interrupt.check()?;
-        match attempt() {
-            Err(_) if Instant::now() < deadline => thread::sleep(LOOK_AGAIN),
-            other => return other,
-        }
-    }
-}
-
-fn curl_arguments(running: &Running, folder: &Folder) -> Vec<String> {
-    let address = running.address;
-    vec![
-        "--cacert".to_owned(),
-        folder.site_ca().display().to_string(),
-        "--resolve".to_owned(),
-        format!("{SERVER_NAME}:{}:{}", address.port(), address.ip()),
-        format!("https://{SERVER_NAME}:{}/", address.port()),
-    ]
 }
 
 /// Finds out before anything is built that a port is taken.
