@@ -18,6 +18,11 @@ use crate::Error;
 
 /// Starts the server on a free port of the loopback interface, for the rest of the process's life.
 pub fn start() -> Result<SocketAddr, Error> {
+    start_with(WELCOME)
+}
+
+/// The same with a page of the caller's.
+pub fn start_with(page: Page) -> Result<SocketAddr, Error> {
     let address = SocketAddr::from(([127, 0, 0, 1], 0));
     let failed = |source| Error::Listen { address, source };
     let listener = TcpListener::bind(address).map_err(failed)?;
@@ -32,7 +37,7 @@ pub fn start() -> Result<SocketAddr, Error> {
             let open = Arc::clone(&open);
             thread::spawn(move || {
                 // A client that goes away in mid-request concerns nobody else.
-                let _ = serve(&stream);
+                let _ = serve(&stream, page);
                 open.fetch_sub(1, Ordering::SeqCst);
             });
         }
@@ -40,11 +45,22 @@ pub fn start() -> Result<SocketAddr, Error> {
     Ok(bound)
 }
 
-/// What every page holds.
-pub const GREETING: &str =
-    "This page came to you over TLS, and no program that could see it ever saw the private key.";
+/// What every request is answered with.
+#[derive(Clone, Copy, Debug)]
+pub struct Page {
+    /// Code and reason, as in `200 OK`.
+    pub status: &'static str,
+    /// The body's first line; the second one repeats the request.
+    pub greeting: &'static str,
+}
 
-fn serve(stream: &TcpStream) -> std::io::Result<()> {
+/// The demo's page.
+pub const WELCOME: Page = Page {
+    status: "200 OK",
+    greeting: "This page came to you over TLS, and no program that could see it ever saw the private key.",
+};
+
+fn serve(stream: &TcpStream, page: Page) -> std::io::Result<()> {
     stream.set_read_timeout(Some(Duration::from_secs(10)))?;
     stream.set_write_timeout(Some(Duration::from_secs(10)))?;
     let mut lines = BufReader::new(stream.take(HEAD_BYTES_MAX)).lines();
@@ -54,14 +70,15 @@ fn serve(stream: &TcpStream) -> std::io::Result<()> {
             break;
         }
     }
+    let Page { status, greeting } = page;
     let body = format!(
-        "{GREETING}\nThe request was: {}\n",
+        "{greeting}\nThe request was: {}\n",
         request.escape_default()
     );
     let mut stream = stream;
     write!(
         stream,
-        "HTTP/1.1 200 OK\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+        "HTTP/1.1 {status}\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
         body.len()
     )?;
     stream.flush()
@@ -84,7 +101,7 @@ mod tests {
         stream.read_to_string(&mut answer).unwrap();
         assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
         assert!(
-            answer.contains(GREETING) && answer.contains("GET /x"),
+            answer.contains(WELCOME.greeting) && answer.contains("GET /x"),
             "{answer}"
         );
     }

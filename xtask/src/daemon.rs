@@ -133,7 +133,32 @@ impl Daemon {
 
     /// Asks the daemon to stop and waits for it; says how it ended.
     pub fn stop(mut self, grace: Duration) -> Result<ExitStatus, Error> {
-        self.terminate(grace)
+        self.stop_by(Signal::TERM, grace)
+    }
+
+    /// The same with a signal of the caller's.
+    pub fn stop_by(&mut self, signal: Signal, grace: Duration) -> Result<ExitStatus, Error> {
+        if let Some(status) = self.ended()? {
+            return Ok(status);
+        }
+        if let Some(pid) = pid_of(&self.child) {
+            // It may have ended in the meantime; the wait below sees that.
+            let _ = kill_process(pid, signal);
+        }
+        let deadline = Instant::now() + grace;
+        while Instant::now() < deadline {
+            if let Some(status) = self.ended()? {
+                return Ok(status);
+            }
+            thread::sleep(LOOK_AGAIN);
+        }
+        let late = self.error(format!(
+            "did not stop within {} s of the signal and was killed",
+            grace.as_secs()
+        ));
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        Err(late)
     }
 
     /// An error about this daemon, with the end of its log.
@@ -144,30 +169,6 @@ impl Daemon {
             log: self.log.clone(),
             tail: last_lines(&self.log_text(), 15),
         }
-    }
-
-    fn terminate(&mut self, grace: Duration) -> Result<ExitStatus, Error> {
-        if let Some(status) = self.ended()? {
-            return Ok(status);
-        }
-        if let Some(pid) = pid_of(&self.child) {
-            // It may have ended in the meantime; the wait below sees that.
-            let _ = kill_process(pid, Signal::TERM);
-        }
-        let deadline = Instant::now() + grace;
-        while Instant::now() < deadline {
-            if let Some(status) = self.ended()? {
-                return Ok(status);
-            }
-            thread::sleep(LOOK_AGAIN);
-        }
-        let late = self.error(format!(
-            "did not stop within {} s of SIGTERM and was killed",
-            grace.as_secs()
-        ));
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        Err(late)
     }
 
     fn ended(&mut self) -> Result<Option<ExitStatus>, Error> {
@@ -181,7 +182,7 @@ impl Daemon {
 impl Drop for Daemon {
     fn drop(&mut self) {
         // Reached without `stop` only when something failed before; that failure is the one to report.
-        let _ = self.terminate(DROP_GRACE);
+        let _ = self.stop_by(Signal::TERM, DROP_GRACE);
     }
 }
 

@@ -3,6 +3,8 @@
 //! Names the steps and runs them in order; the first failure ends it. Builds with one profile, so that nothing
 //! is compiled twice.
 
+mod rehearsal;
+
 use std::{
     path::{Path, PathBuf},
     time::Instant,
@@ -18,7 +20,7 @@ use keyhaven_xtask::{
     site::Algorithm,
 };
 
-use super::{check, demo};
+use super::check;
 
 /// Runs every test.
 pub(crate) fn run(interrupt: &Interrupt) -> Result<(), Error> {
@@ -36,18 +38,15 @@ pub(crate) fn run(interrupt: &Interrupt) -> Result<(), Error> {
             interrupt,
         )
     })?;
-    step("demo", || {
-        demo::run(
-            &demo::Options {
-                once: true,
-                dir: target_dir().join("demo-test"),
-                listen: ([127, 0, 0, 1], 0).into(),
-                backend: None,
-                algorithm: Algorithm::Ec,
-                release: false,
-            },
-            interrupt,
-        )
+    for (title, algorithm) in [
+        ("demo --once", Algorithm::Ec),
+        ("demo --once --tls-key rsa", Algorithm::Rsa),
+        ("demo --once --tls-key ed25519", Algorithm::Ed25519),
+    ] {
+        step(title, || rehearsal::once(algorithm, interrupt))?;
+    }
+    step("demo until Ctrl-C", || {
+        rehearsal::until_interrupted(interrupt)
     })?;
     step("tests", || {
         let mut nextest = cargo();
