@@ -54,6 +54,11 @@ impl Caller {
         self.receive()
     }
 
+    /// The socket beneath, with nothing said of an end.
+    pub fn into_stream(self) -> TcpStream {
+        self.stream.sock
+    }
+
     /// Sends bytes as they are.
     pub fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.stream.write_all(bytes)?;

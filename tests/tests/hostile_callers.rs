@@ -4,11 +4,15 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use keyhaven_tests::channel::Caller;
-use keyhaven_tests::crowd::{Noise, P256_POINT, good, hello_record, knock, survives};
+use keyhaven_tests::crowd::{
+    Noise, P256_POINT, good, hello_record, knock, raise_file_limit, reset, survives,
+};
 use keyhaven_tests::rawtls::{HANDSHAKE, Hello, record};
+use keyhaven_tests::running::Site;
 use keyhaven_tests::site::{NAME, site};
 use keyhaven_wire::{Continue, HandshakeId, Next, Outcome, Refuse, Rekey, Reply, Request, Start};
 
@@ -22,23 +26,100 @@ fn random_bytes_at_the_signers_door() {
             knock(site.signer_address(), &noise.bytes(length));
         }
         let hello = hello_record();
-        for length in (0..hello.len()).step_by(3) {
+        for length in 0..hello.len() {
             knock(site.signer_address(), &hello[..length]);
         }
     });
 }
 
 #[test]
-fn half_open_connections_at_the_signers_door() {
+fn a_thousand_half_open_connections_at_the_signers_door() {
+    raise_file_limit();
     let mut site = site("EC:prime256v1").start();
     survives(&mut site, |site| {
-        let crowd: Vec<TcpStream> = (0..500)
+        let crowd: Vec<TcpStream> = (0..1_000)
             .map(|_| TcpStream::connect(site.signer_address()).unwrap())
             .collect();
         good(site);
         drop(crowd);
     });
 }
+
+#[test]
+fn resets_at_every_stage_at_the_signers_door() {
+    let mut site = site("EC:prime256v1")
+        .signer_limits("pending_timeout_s = 1")
+        .start();
+    let before = site.shim().report();
+    survives(&mut site, |site| {
+        for count in 0..120 {
+            reset(at_stage(site, count % 6));
+        }
+    });
+    let made = site.shim().report().calls("C_GenerateKeyPair") - before.calls("C_GenerateKeyPair");
+    assert!(made >= 40, "only {made} handshakes had begun");
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while site.shim().report().live() > before.live() {
+        assert!(
+            Instant::now() < deadline,
+            "{} objects are left in the token",
+            site.shim().report().live()
+        );
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// A connection to the signer, so far on its way.
+fn at_stage(site: &Site, stage: usize) -> TcpStream {
+    let hello = hello_record();
+    let bare = || TcpStream::connect(site.signer_address()).unwrap();
+    let caller = || Caller::connect(site.signer_address(), Some(&site.parts.proxy_pair));
+    let start = |records| {
+        let mut handshake = [0; 32];
+        handshake[..8].copy_from_slice(&UNIQUE.fetch_add(1, Relaxed).to_be_bytes());
+        Request::Start(Start {
+            handshake: HandshakeId(handshake),
+            client: "127.0.0.1:1".to_owned(),
+            records,
+        })
+    };
+    match stage {
+        0 => bare(),
+        // Half of a TLS hello.
+        1 => {
+            let mut stream = bare();
+            stream.write_all(&hello[..hello.len() / 2]).unwrap();
+            stream
+        }
+        // The channel's own handshake is done.
+        2 => {
+            let mut caller = caller();
+            assert!(matches!(caller.call(&Request::Ping), Ok(Reply::Pong)));
+            caller.into_stream()
+        }
+        // Half of a frame, and a whole one that nobody waits for.
+        3 | 4 => {
+            let mut frame = Vec::new();
+            keyhaven_wire::encode(1, &start(hello), &mut frame).unwrap();
+            let length = frame.len() / (5 - stage);
+            let mut caller = caller();
+            caller.send(&frame[..length]).unwrap();
+            caller.into_stream()
+        }
+        // Between Start and Continue: the token holds a key pair for it.
+        _ => {
+            let mut caller = caller();
+            let reply = caller.call(&start(Hello::tls12(NAME).record(&[])));
+            assert!(
+                matches!(&reply, Ok(Reply::Handshake(reply)) if matches!(reply.next, Next::More(_))),
+                "{reply:?}"
+            );
+            caller.into_stream()
+        }
+    }
+}
+
+static UNIQUE: AtomicU64 = AtomicU64::new(1);
 
 #[test]
 fn the_slow_at_the_signers_door_are_not_waited_for() {
