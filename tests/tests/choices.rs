@@ -163,6 +163,25 @@ fn no_tickets_are_given() {
     assert!(!got.text().contains("TLS session ticket:"), "{}", got.all());
 }
 
+/// A session that the signer stored would hold the handle of a secret that is long destroyed.
+#[test]
+fn no_session_is_kept() {
+    let site = site("EC:prime256v1").start();
+    let client = Client12::connect(site.address(), &Hello::tls12(NAME)).unwrap();
+    let (kind, hello) = &client.server_messages()[0];
+    // Header, version, random; then the length of the session id.
+    assert_eq!((*kind, hello[4 + 2 + 32]), (2, 0), "a session id is given");
+    // openssl writes down a session that could be resumed, and no other.
+    let file = site.dir().join("session.pem");
+    let mut command = s_client(NAME, site.address(), &site.ca());
+    command
+        .args(["-tls1_2", "-no_ticket", "-sess_out"])
+        .arg(&file);
+    let got = run(&mut command, b"");
+    assert!(got.text().contains("New, TLSv1.2"), "{}", got.all());
+    assert!(!file.exists(), "openssl has a session to resume");
+}
+
 #[test]
 fn a_tls13_server_that_speaks_tls12_marks_its_random() {
     let site = site("EC:prime256v1").start();
