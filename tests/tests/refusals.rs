@@ -13,7 +13,7 @@ use keyhaven_tests::daemon::Daemon;
 use keyhaven_tests::pki::{Ca, Flaw, Pair};
 use keyhaven_tests::rawtls::{Client13, Hello};
 use keyhaven_tests::running::Parts;
-use keyhaven_tests::site::{NAME, SIGNER, site};
+use keyhaven_tests::site::{Builder, NAME, SIGNER, site};
 use keyhaven_wire::{Reply, Request};
 
 /// Starts the signer, which must end by itself, and gives what it said.
@@ -184,20 +184,34 @@ fn alert_at(command: &mut Command) -> String {
     said.all()
 }
 
-#[test]
-fn s6_a_signer_hears_no_proxy_of_a_foreign_ca() {
-    let site = site("EC:prime256v1").foreign_proxy().start();
+/// What proxy and signer say when this proxy's certificate is not accepted; its client gets an alert, its backend
+/// nothing.
+fn unheard(build: Builder, at_the_proxy: &[&str], at_the_signer: &[&str]) {
+    let site = build.start();
     let said = alert_at(&mut clients::s_client(NAME, site.address(), &site.ca()));
     assert!(said.contains("alert number 80"), "internal_error: {said}");
-    says(
-        &site.proxy.log().join("\n"),
-        &["proxy.pem", "does not come from the CA"],
-    );
-    says(
-        &site.signer.log().join("\n"),
-        &["does not come from the CA"],
-    );
+    says(&site.proxy.log().join("\n"), at_the_proxy);
+    says(&site.signer.log().join("\n"), at_the_signer);
     assert_eq!(site.backend().connections(), 0);
+}
+
+#[test]
+fn s6_a_signer_hears_no_proxy_of_a_foreign_ca() {
+    let foreign = "does not come from the CA";
+    unheard(
+        site("EC:prime256v1").foreign_proxy(),
+        &["proxy.pem", foreign],
+        &[foreign],
+    );
+}
+
+#[test]
+fn s6_a_signer_hears_no_proxy_whose_certificate_has_expired() {
+    unheard(
+        site("EC:prime256v1").proxy_flaw(Flaw::Expired),
+        &["it says that our certificate has expired"],
+        &["its certificate has expired"],
+    );
 }
 
 #[test]
