@@ -6,8 +6,10 @@ use std::io::Write;
 use std::sync::Mutex;
 use std::sync::mpsc::sync_channel;
 use std::thread;
+use std::time::Duration;
 
 use keyhaven_tests::channel::Caller;
+use keyhaven_tests::pki::Flaw;
 use keyhaven_tests::rawtls::{Client12, Client13, Hello};
 use keyhaven_tests::relay::{Frame, Rule};
 use keyhaven_tests::site::{NAME, site};
@@ -107,9 +109,14 @@ fn a_forged_outcome_proves_nothing() {
 #[test]
 fn call_two_is_heard_on_its_own_connection_and_once() {
     let (tell, told) = sync_channel(4);
+    let (answer, answers) = sync_channel(4);
     let rule: Rule = Box::new(move |frame| match frame {
         Frame::ToSigner(_, Request::Continue(_)) => {
             let _ = tell.try_send(frame);
+            Vec::new()
+        }
+        Frame::ToProxy(_, Reply::Error(code)) => {
+            let _ = answer.try_send(code);
             Vec::new()
         }
         frame => vec![frame],
@@ -124,18 +131,26 @@ fn call_two_is_heard_on_its_own_connection_and_once() {
         panic!("{frame:?}")
     };
 
-    // The same identity on another connection, with the right name of the handshake, and with one that is not.
-    let mut other = Caller::connect(site.signer_address(), Some(&site.parts.proxy_pair));
-    for handshake in [go_on.handshake, HandshakeId([9; 32])] {
-        let stolen = Continue {
-            handshake,
-            records: go_on.records.clone(),
-        };
-        let reply = other.call(&Request::Continue(stolen)).unwrap();
-        assert!(
-            matches!(reply, Reply::Error(ErrorCode::UnknownHandshake)),
-            "{reply:?}"
-        );
+    // The same identity on another connection and another identity, with the right name of the handshake, and with one
+    // that is not.
+    let identity = "spiffe://keyhaven.test/proxy/edge-2";
+    let stranger = site
+        .parts
+        .channel_ca
+        .identity("other", identity, Flaw::None);
+    for pair in [&site.parts.proxy_pair, &stranger] {
+        let mut other = Caller::connect(site.signer_address(), Some(pair));
+        for handshake in [go_on.handshake, HandshakeId([9; 32])] {
+            let stolen = Continue {
+                handshake,
+                records: go_on.records.clone(),
+            };
+            let reply = other.call(&Request::Continue(stolen)).unwrap();
+            assert!(
+                matches!(reply, Reply::Error(ErrorCode::UnknownHandshake)),
+                "{reply:?}"
+            );
+        }
     }
     // On its own connection it still is what it was, once.
     let relay = site.relay.as_ref().unwrap();
@@ -143,7 +158,10 @@ fn call_two_is_heard_on_its_own_connection_and_once() {
     client.receive().unwrap();
     let once_more = site.shim().report();
     relay.inject(&frame.duplicate());
-    thread::sleep(std::time::Duration::from_millis(50));
+    assert_eq!(
+        answers.recv_timeout(Duration::from_secs(20)),
+        Ok(ErrorCode::UnknownHandshake)
+    );
     assert_eq!(
         site.shim().report().calls_since(&once_more),
         "",
