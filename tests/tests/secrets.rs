@@ -111,14 +111,29 @@ fn s4_the_private_key_is_neither_on_the_channel_nor_in_the_proxy() {
     }
     assert!(!contains(&crossed(&site), scalar));
     // Only a debugger may look; where this test may not, the frames have to do.
-    if let Some(holds) = site.proxy.memory_holds(scalar) {
-        assert!(!holds, "the proxy has the private key");
-        assert_eq!(
-            site.proxy.memory_holds(SIGNER.as_bytes()),
-            Some(true),
-            "and the search does find things"
-        );
+    if !may_debug() {
+        eprintln!("left out: the search of the proxy's memory, which needs CAP_SYS_PTRACE");
+        return;
     }
+    assert_eq!(
+        site.proxy.memory_holds(scalar),
+        Some(false),
+        "the proxy has the private key"
+    );
+    assert_eq!(
+        site.proxy.memory_holds(SIGNER.as_bytes()),
+        Some(true),
+        "and the search does find things"
+    );
+}
+
+/// Whether this process may read the memory of one that has made itself undumpable.
+fn may_debug() -> bool {
+    const CAP_SYS_PTRACE: u64 = 1 << 19;
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let effective = u64::from_str_radix(effective.unwrap().trim(), 16).unwrap();
+    effective & CAP_SYS_PTRACE != 0
 }
 
 #[test]
