@@ -13,7 +13,9 @@ use keyhaven_tests::site::{NAME, site};
 #[test]
 fn random_bytes_at_the_proxys_door() {
     let mut site = site("EC:prime256v1").start();
+    let mut crowds = 0;
     survives(&mut site, |site| {
+        crowds += 1;
         let mut noise = Noise(0x5eed);
         for count in 0..200 {
             let length = (noise.next() % 600) as usize;
@@ -25,7 +27,8 @@ fn random_bytes_at_the_proxys_door() {
             knock(site.address(), &bytes);
         }
     });
-    assert_eq!(site.backend().connections(), 8, "those of good clients");
+    // Those of good clients alone.
+    assert_eq!(site.backend().connections(), 5 + crowds);
 }
 
 #[test]
