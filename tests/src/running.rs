@@ -1,7 +1,7 @@
 //! A site that runs, and what it rests on.
 //!
-//! Leaves its making to `site`. The signer reaches the token through the counting module; when a site ends, every
-//! key that the module saw must have kept its value.
+//! Leaves its making to `site`. The signer reaches the token through the counting module; at the end of each test every
+//! key that the module saw must have kept its value, and no key may have used a nonce twice.
 
 use std::cell::RefCell;
 use std::collections::HashSet;
@@ -188,7 +188,17 @@ impl Drop for Site {
     fn drop(&mut self) {
         if !std::thread::panicking() {
             self.check_keys_unreadable();
-            check_nonces_unique(&self.parts.nonces());
+        }
+    }
+}
+
+/// Whatever ran in this folder, several proxies and signers included.
+impl Drop for Parts {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            let readable = self.token.shim().report().readable();
+            assert_eq!(readable, 0, "a key's value could be read");
+            check_nonces_unique(&self.nonces());
         }
     }
 }

@@ -2,6 +2,8 @@
 //!
 //! Written apart from the product's own code, so that the two check each other.
 
+use std::collections::HashSet;
+
 use aws_lc_rs::aead::{
     AES_128_GCM, AES_256_GCM, Aad, Algorithm, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey,
 };
@@ -100,6 +102,8 @@ pub struct RecordKeys {
     /// Sequence number of the next record.
     pub seq: u64,
     tls12: bool,
+    /// The explicit nonces of TLS 1.2 that the other side has used: signer and proxy, one after the other.
+    seen: HashSet<[u8; 8]>,
 }
 
 impl RecordKeys {
@@ -125,6 +129,7 @@ impl RecordKeys {
             iv: iv.try_into().expect("12 bytes"),
             seq: 0,
             tls12,
+            seen: HashSet::new(),
         }
     }
 
@@ -157,6 +162,9 @@ impl RecordKeys {
     }
 
     /// Opens an encrypted record.
+    ///
+    /// # Panics
+    /// When its nonce was used before. That of TLS 1.3 is not sent: what opens has the next one.
     pub fn open(&mut self, mut record: Incoming) -> Result<Incoming, Stop> {
         let refused = |_| Stop::Nonsense("a record that does not decrypt");
         let opened = if self.tls12 {
@@ -164,8 +172,9 @@ impl RecordKeys {
                 return Err(Stop::Nonsense("a short record"));
             }
             let mut body = record.bytes.split_off(8);
+            let explicit: [u8; 8] = record.bytes.as_slice().try_into().expect("8 were left");
             let mut nonce = self.iv;
-            nonce[4..].copy_from_slice(&record.bytes);
+            nonce[4..].copy_from_slice(&explicit);
             let aad = self.aad12(record.kind, body.len() - 16);
             let nonce = Nonce::assume_unique_for_key(nonce);
             let length = self
@@ -174,6 +183,10 @@ impl RecordKeys {
                 .map_err(refused)?
                 .len();
             body.truncate(length);
+            assert!(
+                self.seen.insert(explicit),
+                "two records of one key have the nonce {explicit:02x?}"
+            );
             Incoming {
                 kind: record.kind,
                 bytes: body,
