@@ -115,7 +115,7 @@ How to read it: microseconds of processor time, user and system, for each full h
 resumption, closed after the handshake); all servers on one processor, the load on the others. nginx holds all of
 a handshake's secrets in its own memory and is one program; ours are two with a mutually authenticated connection
 between them, and the proxy also connects to a backend for each handshake. The level says what stayed in the
-token. Compare within one run and one group; figures drift by a tenth from run to run, and by more when the machine
+token. Compare within one run and one group; figures drift by a tenth or two from run to run, and by more when the machine
 has other work. `busy` is the share of that processor that the servers used: where it is well below 1, the load or
 other programs were the limit.";
 
