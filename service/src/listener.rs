@@ -17,7 +17,7 @@ use std::{
 use keyhaven_types::Role;
 use keyhaven_wire::ALPN;
 use tokio::{
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream},
     sync::Semaphore,
     time::{sleep, timeout},
 };
@@ -91,6 +91,8 @@ pub struct Listener {
 /// Connections in their TLS handshake at once. Beyond it the oldest is closed: a flood of silent connections
 /// pushes itself out, while one that speaks is through in milliseconds.
 const HALF_OPEN_MAX: usize = 512;
+/// Connections that the system completes before they are accepted.
+const BACKLOG: u32 = 4096;
 /// How long to wait when the system gives no socket.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -106,7 +108,7 @@ impl Listener {
             address: config.address,
             source,
         };
-        let socket = TcpListener::bind(config.address).await.map_err(bind)?;
+        let socket = listen(config.address).map_err(bind)?;
         let address = socket.local_addr().map_err(bind)?;
         Ok(Self {
             socket,
@@ -164,6 +166,18 @@ impl Listener {
             }
         }
     }
+}
+
+/// Listens with room for a crowd: with the usual backlog its connections would push a proxy's out for seconds.
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() {
+        TcpSocket::new_v4()?
+    } else {
+        TcpSocket::new_v6()?
+    };
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 /// What every connection on its way in shares.
