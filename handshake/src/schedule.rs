@@ -40,7 +40,7 @@ impl Schedule13 {
         let zeros = [0; 48];
         let salt = salt.unwrap_or(&zeros[..self.hash.output_len()]);
         with_secret(handle, |worker, secret| {
-            worker.hkdf_extract(self.hash, salt, secret)
+            worker.hkdf_extract(self.hash, salt, &[], secret)
         })
     }
 }

@@ -20,6 +20,7 @@ pub(crate) fn extract(
     session: &Session,
     hash: HashAlgorithm,
     salt: &[u8],
+    prefix: &[u8],
     secret: ObjectHandle,
 ) -> Result<Secret, Error> {
     let (mechanism, software) = match hash {
@@ -46,6 +47,9 @@ pub(crate) fn extract(
     session
         .digest_update(&pad(0x36)[..hash.block_len()])
         .map_err(failed)?;
+    if !prefix.is_empty() {
+        session.digest_update(prefix).map_err(failed)?;
+    }
     session.digest_key(secret).map_err(failed)?;
     let inner = Zeroizing::new(session.digest_final().map_err(failed)?);
     if inner.len() != hash.output_len() {

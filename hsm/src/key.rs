@@ -67,6 +67,11 @@ impl PrivateKey {
         self.0.public.algorithm()
     }
 
+    /// The schemes that it was proven to sign with, in order of preference.
+    pub fn schemes(&self) -> &[SignatureScheme] {
+        SignatureScheme::of(self.algorithm())
+    }
+
     /// Its public part, DER SubjectPublicKeyInfo.
     pub fn spki(&self) -> &[u8] {
         self.0.public.der()

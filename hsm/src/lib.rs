@@ -6,6 +6,7 @@
 
 pub mod admin;
 
+mod derive;
 mod error;
 mod exchange;
 mod fault;
@@ -27,9 +28,11 @@ mod spki;
 mod start_lock;
 mod token;
 mod uri;
+mod vault;
 mod worker;
 mod workers;
 
+pub use derive::{Finished12, Kept, Salt};
 pub use error::Error;
 pub use exchange::{ExchangeKey, TokenSecret};
 pub use fault::{FaultClass, TokenFault};
@@ -39,5 +42,6 @@ pub use pin::{Pin, PinError, PinSource};
 pub use profile::{Check, Profile};
 pub use token::Token;
 pub use uri::{ObjectClass, Uri, UriError};
+pub use vault::{Opened, Vault, VaultPurpose};
 pub use worker::Worker;
 pub use workers::Workers;

@@ -77,6 +77,15 @@ impl Module {
     /// # Errors
     /// [`Error::ModuleNotFound`] lists where it was looked for; [`Error::LoadModule`] carries the loader's words.
     pub fn load(path: Option<&Path>) -> Result<Self, Error> {
+        Self::load_with(path, None)
+    }
+
+    /// As [`Module::load`], with a text for C_Initialize's pReserved, as NSS and some vendors want it.
+    ///
+    /// # Errors
+    /// As [`Module::load`].
+    pub fn load_with(path: Option<&Path>, init_args: Option<&str>) -> Result<Self, Error> {
+        let _ = init_args;
         let path = match path {
             Some(path) => path.to_owned(),
             None => find_softhsm()?,

@@ -18,6 +18,18 @@ pub struct Profile {
     pub prf: Vec<(NamedGroup, HashAlgorithm)>,
     /// TLS 1.3: HKDF-Extract of the group's shared secret.
     pub extract: Vec<(NamedGroup, HashAlgorithm)>,
+    /// TLS 1.3: every secret down to the traffic secrets as handles; level `master`.
+    pub master13: Vec<(NamedGroup, HashAlgorithm)>,
+    /// TLS 1.3: the traffic secrets, too; keys, IVs and MACs come out; level `schedule`.
+    pub schedule13: Vec<(NamedGroup, HashAlgorithm)>,
+    /// TLS 1.2: the master secret as a handle; key block and MACs come out; level `schedule`.
+    pub schedule12: Vec<(NamedGroup, HashAlgorithm)>,
+    /// Wrapping and sealing of secrets on the road; see [`crate::Vault`].
+    pub vault: bool,
+    /// A secret can get a known prefix; see [`crate::Worker::prepend`].
+    pub prepends: bool,
+    /// ML-KEM-768 encapsulation and the joining of two secrets.
+    pub ml_kem: bool,
     /// Every check that was made, in order.
     pub checks: Vec<Check>,
 }
@@ -31,4 +43,33 @@ pub struct Check {
     pub passed: bool,
     /// What happened, in words.
     pub detail: String,
+}
+
+impl Profile {
+    /// The level of a TLS 1.3 handshake with this group and hash.
+    pub fn level13(&self, group: NamedGroup, hash: HashAlgorithm) -> CustodyLevel {
+        let pair = (group, hash);
+        if self.schedule13.contains(&pair) {
+            CustodyLevel::Schedule
+        } else if self.master13.contains(&pair) {
+            CustodyLevel::Master
+        } else if self.extract.contains(&pair) {
+            CustodyLevel::Premaster
+        } else {
+            CustodyLevel::Signature
+        }
+    }
+
+    /// The level of a TLS 1.2 handshake with this group and hash. There is no `master` in between: with the master
+    /// secret as a handle only keys and MACs come out.
+    pub fn level12(&self, group: NamedGroup, hash: HashAlgorithm) -> CustodyLevel {
+        let pair = (group, hash);
+        if self.schedule12.contains(&pair) {
+            CustodyLevel::Schedule
+        } else if self.prf.contains(&pair) {
+            CustodyLevel::Premaster
+        } else {
+            CustodyLevel::Signature
+        }
+    }
 }

@@ -27,6 +27,12 @@ pub(crate) fn run(session: &Session, quirks: &Quirks) -> Profile {
             groups: Vec::new(),
             prf: Vec::new(),
             extract: Vec::new(),
+            master13: Vec::new(),
+            schedule13: Vec::new(),
+            schedule12: Vec::new(),
+            vault: false,
+            prepends: false,
+            ml_kem: false,
             checks: Vec::new(),
         },
     };
@@ -105,7 +111,7 @@ impl Run<'_> {
         let mut proven = Derivations::default();
         for hash in [HashAlgorithm::Sha256, HashAlgorithm::Sha384] {
             let salt = &SALT[..hash.output_len()];
-            let derived = kdf::extract(self.session, hash, salt, handle)
+            let derived = kdf::extract(self.session, hash, salt, &[], handle)
                 .map_err(told)
                 .and_then(|prk| same(prk.expose_secret(), &software_hmac(hash, salt, expected)));
             let name = group.as_str();
@@ -310,6 +316,12 @@ mod tests {
             groups: Vec::new(),
             prf: Vec::new(),
             extract: Vec::new(),
+            master13: Vec::new(),
+            schedule13: Vec::new(),
+            schedule12: Vec::new(),
+            vault: false,
+            prepends: false,
+            ml_kem: false,
             checks: Vec::new(),
         }
     }

@@ -123,7 +123,8 @@ impl Worker {
         })
     }
 
-    /// HKDF-Extract (RFC 5869) with the secret as input key material.
+    /// HKDF-Extract (RFC 5869) with `prefix || secret` as input key material; the prefix is empty but for a hybrid
+    /// exchange whose first half was made outside.
     ///
     /// # Errors
     /// [`Error::Derivation`] when the token cannot; see [`crate::Profile::extract`].
@@ -131,10 +132,11 @@ impl Worker {
         &self,
         hash: HashAlgorithm,
         salt: &[u8],
+        prefix: &[u8],
         secret: &TokenSecret,
     ) -> Result<Secret, Error> {
         self.on_object(secret.object(), |own, counted| {
-            kdf::extract(&own.session, hash, salt, counted.handle)
+            kdf::extract(&own.session, hash, salt, prefix, counted.handle)
         })
     }
 

@@ -74,7 +74,7 @@ fn extracts(
         500,
     ] {
         let salt = vec![0xa5; len];
-        let extracted = worker.hkdf_extract(hash, &salt, secret).unwrap();
+        let extracted = worker.hkdf_extract(hash, &salt, &[], secret).unwrap();
         assert_eq!(
             extracted.expose_secret(),
             software_hmac(hash, &salt, expected),
@@ -255,7 +255,7 @@ fn one(
         assert_eq!(failed.is_err(), group != NamedGroup::Secp384r1);
     }
     let extracted = worker
-        .hkdf_extract(HashAlgorithm::Sha256, b"salt", &secret)
+        .hkdf_extract(HashAlgorithm::Sha256, b"salt", &[], &secret)
         .unwrap();
     let expected = software_agree(&peer, group, exchange.public_value());
     assert_eq!(
@@ -286,7 +286,7 @@ fn an_exchange_goes_on_with_another_thread() {
     let got = on_worker(&second, move |worker| {
         let secret = worker.agree(&key, &public).unwrap();
         worker
-            .hkdf_extract(HashAlgorithm::Sha256, b"", &secret)
+            .hkdf_extract(HashAlgorithm::Sha256, b"", &[], &secret)
             .unwrap()
     });
     assert_eq!(

@@ -60,7 +60,7 @@ fn handshake13(worker: &Worker, token: &Token, key: &PrivateKey) -> Result<Secre
     let (_, peer) = software_key(NamedGroup::Secp256r1);
     let exchange = worker.generate_exchange(token, NamedGroup::Secp256r1)?;
     let secret = worker.agree(&exchange, &peer)?;
-    let extracted = worker.hkdf_extract(HashAlgorithm::Sha256, &[1; 32], &secret)?;
+    let extracted = worker.hkdf_extract(HashAlgorithm::Sha256, &[1; 32], &[], &secret)?;
     worker.sign(key, SignatureScheme::of(key.algorithm())[0], b"m")?;
     Ok(extracted)
 }
