@@ -21,10 +21,12 @@ mod rekey;
 mod schedule;
 mod signing;
 mod site;
+mod tickets;
 
 pub use client_hello::{ClientHello, ClientHelloError};
 pub use engine::{Established, Expect, Handshake, Released, Step, StepResult};
 pub use error::{Failure, Refusal};
 pub use keys::{SessionKey, alert_record};
 pub use rekey::{RekeyBinding, RekeyError, RekeyFacts, Rekeyed, SealKey, Sealer};
-pub use site::{Site, SiteError, SiteKey, SiteSpec};
+pub use site::{Authorities, ClientAuth, Site, SiteError, SiteKey, SiteSpec, TicketSpec};
+pub use tickets::TicketKey;

@@ -4,7 +4,10 @@
 //! configuration a group, with just the suites whose derivations the token has proven for that group, and the
 //! choice between them is made here, in the token's order. Who may use a site is decided before.
 
-use std::sync::{Arc, LazyLock};
+use std::{
+    sync::{Arc, LazyLock},
+    time::{Duration, SystemTime},
+};
 
 use keyhaven_hsm::{PrivateKey, Profile, Token};
 use keyhaven_types::{
@@ -16,7 +19,7 @@ use rustls::{
     sign::CertifiedKey,
     version::{TLS12, TLS13},
 };
-use rustls_pki_types::CertificateDer;
+use rustls_pki_types::{CertificateDer, CertificateRevocationListDer};
 
 use crate::{
     client_hello::ClientHello,
@@ -24,6 +27,7 @@ use crate::{
     error::{Failure, Refusal},
     provider::{self, Suite},
     signing::{TokenSigningKey, rustls_scheme},
+    tickets::TicketKey,
 };
 
 /// One key of a site with its chain, leaf first.
@@ -32,6 +36,48 @@ pub struct SiteKey {
     pub key: PrivateKey,
     /// DER certificates, leaf first.
     pub chain: Vec<CertificateDer<'static>>,
+    /// An OCSP response for the leaf, DER, to be stapled (RFC 6066, section 8).
+    pub ocsp: Option<Vec<u8>>,
+    /// The least level at which this key is used.
+    pub custody_min: CustodyLevel,
+    /// The end of the leaf's validity: no session is resumed after it.
+    pub not_after: SystemTime,
+}
+
+/// Whether clients are asked for a certificate (RFC 8446, section 4.3.2).
+#[derive(Clone, Debug, Default)]
+pub enum ClientAuth {
+    /// They are not.
+    #[default]
+    None,
+    /// They are, and may have none.
+    Optional(Authorities),
+    /// They are, and must have one.
+    Required(Authorities),
+}
+
+/// Who may vouch for clients.
+#[derive(Clone, Debug, Default)]
+pub struct Authorities {
+    /// CA certificates, DER.
+    pub roots: Vec<CertificateDer<'static>>,
+    /// Revocation lists, DER (RFC 5280, section 5). With at least one, every certificate of a chain must be
+    /// covered by one that is current.
+    pub crls: Vec<CertificateRevocationListDer<'static>>,
+}
+
+/// How sessions are resumed.
+#[derive(Clone)]
+pub struct TicketSpec {
+    /// Seals tickets in this process, where the level leaves resumption secrets in its memory anyway. Above
+    /// `premaster` the exchange token's own keys do.
+    pub key: TicketKey,
+    /// Whether the token's keys are token objects that every signer of the token shares.
+    pub persistent: bool,
+    /// How long after its first full handshake a session may be resumed, over all resumptions; at most a day.
+    pub lifetime: Duration,
+    /// Whether TLS 1.2 has tickets, too.
+    pub tls12: bool,
 }
 
 /// What an operator says of a site.
@@ -50,6 +96,17 @@ pub struct SiteSpec {
     pub exchange: Token,
     /// What that token has proven.
     pub profile: Profile,
+    /// Names the site and its keys in sealed states and tickets.
+    pub id: [u8; 32],
+    /// Without it no session is resumed.
+    pub tickets: Option<TicketSpec>,
+    /// Whether clients are asked for a certificate. Sessions with one are not resumed.
+    pub client_auth: ClientAuth,
+    /// Whether X25519MLKEM768 goes first even where its ML-KEM half runs in this process, which takes the
+    /// handshake's level down to `signature`.
+    pub prefer_hybrid: bool,
+    /// Whether the token's keys for rekey states are token objects that every signer of the token shares.
+    pub rekey_persistent: bool,
 }
 
 /// Why a site cannot be served.
@@ -337,7 +394,7 @@ impl Resolver {
     fn new(keys: &[SiteKey]) -> Self {
         let keys = keys
             .iter()
-            .map(|SiteKey { key, chain }| {
+            .map(|SiteKey { key, chain, .. }| {
                 let signing = Arc::new(TokenSigningKey(key.clone()));
                 (
                     key.algorithm(),

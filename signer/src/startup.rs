@@ -2,10 +2,13 @@
 //!
 //! Opens each module and token once and tries each PIN once. Everything here blocks.
 
-use std::collections::HashMap;
+use std::{
+    collections::HashMap,
+    time::{Duration, SystemTime},
+};
 
 use aws_lc_rs::digest;
-use keyhaven_handshake::{Site, SiteError, SiteKey, SiteSpec};
+use keyhaven_handshake::{ClientAuth, Site, SiteError, SiteKey, SiteSpec};
 use keyhaven_hsm::{Module, PrivateKey, Profile, Token};
 
 use crate::{
@@ -171,8 +174,13 @@ fn open_site(
         keys.push(SiteKey {
             key,
             chain: key_config.chain.clone(),
+            ocsp: None,
+            custody_min: section.custody_min,
+            not_after: SystemTime::now() + Duration::from_secs(86_400),
         });
     }
+    let mut id_bytes = [0; 32];
+    id_bytes.copy_from_slice(id.finish().as_ref());
     let site = Site::new(SiteSpec {
         keys,
         alpn: section.alpn.clone(),
@@ -181,10 +189,13 @@ fn open_site(
         custody_max: section.custody_max,
         exchange: exchange.clone(),
         profile: profile.clone(),
+        id: id_bytes,
+        tickets: None,
+        client_auth: ClientAuth::None,
+        prefer_hybrid: false,
+        rekey_persistent: false,
     })
     .map_err(unserved)?;
-    let mut id_bytes = [0; 32];
-    id_bytes.copy_from_slice(id.finish().as_ref());
     Ok(ServedSite {
         site,
         label,

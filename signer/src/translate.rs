@@ -137,6 +137,9 @@ fn established(
         server_name: content.server_name,
         alpn: content.alpn,
         level: content.level,
+        tickets: Vec::new(),
+        resumed: false,
+        client: None,
     }
 }
 

@@ -200,6 +200,9 @@ mod tests {
             server_name: "demo.keyhaven.test".to_owned(),
             alpn: Some(b"http/1.1".to_vec()),
             level: CustodyLevel::Premaster,
+            tickets: Vec::new(),
+            resumed: false,
+            client: None,
         }
     }
 

@@ -139,7 +139,7 @@ pub enum Next {
     More(Expect),
     /// TLS 1.3: read the client's Finished and open the box with it.
     Locked(Locked),
-    /// TLS 1.2: the signer accepted the client's Finished.
+    /// The signer accepted the client's Finished: TLS 1.2, or TLS 1.3 with a client certificate.
     Open(Box<Established>),
     /// The handshake is refused; `to_client` ends with the alert. Close.
     Refused {
@@ -153,8 +153,14 @@ pub enum Next {
 pub enum Expect {
     /// A second ClientHello, after HelloRetryRequest (RFC 8446, section 4.1.4).
     ClientHello,
-    /// TLS 1.2: ClientKeyExchange, ChangeCipherSpec, Finished (RFC 5246, section 7.3).
+    /// TLS 1.2: ClientKeyExchange, ChangeCipherSpec, Finished (RFC 5246, section 7.3); with a client certificate
+    /// also Certificate before and CertificateVerify after the first.
     KeyExchange,
+    /// TLS 1.3 with client authentication: the next protected record of the client's flight (Certificate,
+    /// CertificateVerify, Finished), one record in each [`Continue`] (RFC 8446, section 4.4).
+    ClientFlight,
+    /// TLS 1.2, resumed: ChangeCipherSpec, Finished (RFC 5077, section 3.1).
+    Finished,
 }
 
 /// Keys behind the Finished-lock. See `PROTOCOL.md`, "The Finished-lock".
@@ -207,6 +213,22 @@ pub struct Established {
     pub alpn: Option<Vec<u8>>,
     /// What the token kept to itself.
     pub level: CustodyLevel,
+    /// Records with tickets, already under the write key, to be sent before anything else; the write key's
+    /// sequence number counts them. Not to be sent by a proxy that refuses the client's Finished.
+    pub tickets: Vec<u8>,
+    /// Whether an earlier session was resumed.
+    pub resumed: bool,
+    /// The client's certificate, verified by the signer, when it was asked for and given.
+    pub client: Option<ClientCertificate>,
+}
+
+/// A client that proved a certificate.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClientCertificate {
+    /// The leaf, DER.
+    pub leaf: Vec<u8>,
+    /// The common name of its subject; empty when there is none.
+    pub common_name: String,
 }
 
 /// The next key of one direction.

@@ -263,6 +263,9 @@ fn tls_1_3_keys_never_travel_outside_the_box() {
                 server_name: String::new(),
                 alpn: None,
                 level: CustodyLevel::Premaster,
+                tickets: Vec::new(),
+                resumed: false,
+                client: None,
             })),
         })
     };

@@ -84,7 +84,13 @@ impl Bench {
             .unwrap();
         let (chain, roots) = certify(&spki);
         let site = Site::new(SiteSpec {
-            keys: vec![SiteKey { key, chain }],
+            keys: vec![SiteKey {
+                key,
+                chain,
+                ocsp: None,
+                custody_min: CustodyLevel::Signature,
+                not_after: std::time::SystemTime::now() + std::time::Duration::from_secs(3600),
+            }],
             alpn: setup.alpn.clone(),
             alpn_required: setup.alpn_required,
             custody_min: CustodyLevel::Signature,

@@ -260,6 +260,9 @@ impl<'a> Handshake<'a> {
         match expect {
             Expect::ClientHello => self.client_hello(HelloReader::second(), report).await,
             Expect::KeyExchange => self.key_exchange().await,
+            Expect::ClientFlight | Expect::Finished => Err(HandshakeError::Answer(
+                "it wants a flight that was not offered",
+            )),
         }
     }
 

@@ -151,5 +151,8 @@ fn without_the_check(handshake: &HandshakeId, locked: &Locked) -> Option<Establi
         server_name: String::new(),
         alpn: None,
         level: CustodyLevel::Signature,
+        tickets: Vec::new(),
+        resumed: false,
+        client: None,
     })
 }

@@ -146,6 +146,9 @@ impl FakeSigner {
             server_name: "example.org".to_owned(),
             alpn: None,
             level: CustodyLevel::Premaster,
+            tickets: Vec::new(),
+            resumed: false,
+            client: None,
         }
     }
 

@@ -106,6 +106,9 @@ prop_compose! {
             connection: ConnectionId(connection), version: TlsVersion::Tls12, suite, write, read,
             rekey_write: Vec::new(), rekey_read: Vec::new(), lifetime_s, server_name, alpn,
             level: CustodyLevel::Signature,
+            tickets: Vec::new(),
+            resumed: false,
+            client: None,
         }
     }
 }
