@@ -97,6 +97,11 @@ impl Bench {
             custody_max: setup.custody_max,
             exchange: token.clone(),
             profile: profile.clone(),
+            id: [7; 32],
+            tickets: None,
+            client_auth: keyhaven_handshake::ClientAuth::None,
+            prefer_hybrid: false,
+            rekey_persistent: false,
         })
         .unwrap();
         Self {
