@@ -6,6 +6,7 @@
 use std::path::Path;
 use std::process::Command;
 
+use crate::kind::ModuleKind;
 use crate::token::TestToken;
 
 /// Which of the two processes this is.
@@ -17,7 +18,7 @@ pub enum Reexec {
     Done,
 }
 
-/// Gives the test a fresh token, as seen by SoftHSM2 in this very process.
+/// Gives the test a fresh token, as seen by its module in this very process.
 ///
 /// ```ignore
 /// #[test]
@@ -30,29 +31,44 @@ pub enum Reexec {
 ///
 /// Stands first in a test that returns nothing. The child runs the rest of the test; in the parent the macro
 /// waits for the child and returns from the test. `fresh_token!("label")` names the token (default `test`),
-/// `fresh_token!("label", [("NAME", value), …])` adds to the child's environment.
+/// `fresh_token!("label", [("NAME", value), …])` adds to the child's environment. The token is one of SoftHSM2;
+/// with `kind: ModuleKind::Nss` before all else it is one of NSS, and so on.
 #[macro_export]
 macro_rules! fresh_token {
-    () => {
-        $crate::fresh_token!("test")
+    (kind: $kind:expr) => {
+        $crate::fresh_token!(kind: $kind, "test")
     };
-    ($label:expr) => {
-        $crate::fresh_token!($label, [] as [(&str, &str); 0])
+    (kind: $kind:expr, $label:expr) => {
+        $crate::fresh_token!(kind: $kind, $label, [] as [(&str, &str); 0])
     };
-    ($label:expr, $env:expr) => {{
+    (kind: $kind:expr, $label:expr, $env:expr) => {{
         fn here() {}
-        match $crate::reexec(&$crate::test_name_of(&here), $label, $env) {
+        match $crate::reexec(&$crate::test_name_of(&here), $kind, $label, $env) {
             $crate::Reexec::Child(token) => token,
             $crate::Reexec::Done => return,
         }
     }};
+    () => {
+        $crate::fresh_token!(kind: $crate::ModuleKind::SoftHsm2)
+    };
+    ($label:expr) => {
+        $crate::fresh_token!(kind: $crate::ModuleKind::SoftHsm2, $label)
+    };
+    ($label:expr, $env:expr) => {
+        $crate::fresh_token!(kind: $crate::ModuleKind::SoftHsm2, $label, $env)
+    };
 }
 
 /// What [`fresh_token!`] stands for; `test` is the test's name as `--exact` takes it.
 ///
 /// # Panics
 /// When no token can be made or the child fails: the test fails.
-pub fn reexec<K, V>(test: &str, label: &str, env: impl IntoIterator<Item = (K, V)>) -> Reexec
+pub fn reexec<K, V>(
+    test: &str,
+    kind: ModuleKind,
+    label: &str,
+    env: impl IntoIterator<Item = (K, V)>,
+) -> Reexec
 where
     K: AsRef<std::ffi::OsStr>,
     V: AsRef<std::ffi::OsStr>,
@@ -62,7 +78,8 @@ where
         std::fs::write(dir.join(REACHED), "").expect("the token's folder can be written");
         return Reexec::Child(TestToken::attach(dir).expect("the parent has made this token"));
     }
-    let token = TestToken::new(label).unwrap_or_else(|error| panic!("no fresh token: {error}"));
+    let token =
+        TestToken::of(kind, label).unwrap_or_else(|error| panic!("no fresh token: {error}"));
     let binary = std::env::current_exe().expect("a running program has a path");
     let status = Command::new(binary)
         .args(["--exact", test, "--nocapture", "--include-ignored"])

@@ -1,29 +1,36 @@
 //! A token in a folder of its own.
 //!
-//! Leaves the use of the token to the test. Whoever made the folder removes it; a token that was attached to
-//! (see [`crate::fresh_token!`]) is left as it is.
+//! Leaves the use of the token to the test, and what differs from module to module to `backend`. Whoever made the
+//! folder removes it and ends the token's processes; a token that was attached to (see [`crate::fresh_token!`]) is
+//! left as it is.
 
 use std::ffi::OsString;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{fs, io};
 
 use tempfile::TempDir;
 
-use crate::public_key::listed_point;
+use crate::backend::{Backend, Place, backend};
+use crate::helper::Helpers;
+use crate::kind::ModuleKind;
 use crate::shim::Shim;
-use crate::tools::{run, softhsm_module};
+use crate::tools::percent;
 
 /// Why a token could not be prepared.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TokenError {
-    /// SoftHSM2 is not installed.
-    #[error("SoftHSM2 is not installed (apt-get install softhsm2 opensc)")]
-    NoModule,
+    /// The module is not on this machine.
+    #[error("there is no {kind} module ({remedy})")]
+    NoModule {
+        /// The module.
+        kind: ModuleKind,
+        /// How to get it.
+        remedy: &'static str,
+    },
     /// A tool could not be started.
-    #[error("cannot start {program} (apt-get install softhsm2 opensc openssl)")]
+    #[error("cannot start {program} (`cargo xtask test` installs what tests need)")]
     Start {
         /// The program.
         program: String,
@@ -40,6 +47,22 @@ pub enum TokenError {
         /// What it said.
         said: String,
     },
+    /// A process that the token needs did not become ready in time.
+    #[error("{program} did not become ready: {said}")]
+    NotReady {
+        /// The program.
+        program: &'static str,
+        /// What it said.
+        said: String,
+    },
+    /// The module cannot do this, or no tool can do it with the module.
+    #[error("no tool can make {kind} {what}")]
+    Unsupported {
+        /// The module.
+        kind: ModuleKind,
+        /// What it cannot do.
+        what: &'static str,
+    },
     /// A file of the token's folder could not be made or moved.
     #[error("cannot prepare {path}")]
     File {
@@ -50,20 +73,25 @@ pub enum TokenError {
     },
 }
 
-/// A SoftHSM2 token in a folder of its own.
+/// A token in a folder of its own.
 #[derive(Debug)]
 pub struct TestToken {
+    /// The token's processes, which end before their folder goes.
+    _helpers: Helpers,
     /// Holds the folder while this value lives; nothing when the folder is somebody else's.
     _owned: Option<TempDir>,
-    dir: PathBuf,
-    module: PathBuf,
-    label: String,
-    pin: String,
+    place: Place,
 }
 
 impl TestToken {
-    /// Makes a folder with a configuration, an initialised token and its PIN file.
+    /// A fresh SoftHSM2 token: a folder with a configuration, an initialised token and its PIN file.
     pub fn new(label: &str) -> Result<TestToken, TokenError> {
+        TestToken::of(ModuleKind::SoftHsm2, label)
+    }
+
+    /// A fresh token of any kind. NSS gives its token a label of its own; see [`TestToken::label`].
+    pub fn of(kind: ModuleKind, label: &str) -> Result<TestToken, TokenError> {
+        let module = kind.module()?;
         let owned = tempfile::Builder::new()
             .prefix("keyhaven-token-")
             .tempdir()
@@ -72,16 +100,21 @@ impl TestToken {
                 source,
             })?;
         let dir = owned.path().to_path_buf();
-        let token = TestToken {
-            module: softhsm_module()?.to_path_buf(),
-            label: label.to_owned(),
-            pin: fresh_pin(&dir),
-            _owned: Some(owned),
+        let place = Place {
+            kind,
+            module,
+            label: backend(kind).label(label),
+            pin: backend(kind).pin(&fresh_digits(&dir)),
             dir,
         };
-        token.write_files()?;
-        token.init(label)?;
-        Ok(token)
+        place.write("kind", kind.as_str())?;
+        place.write("label", &place.label)?;
+        place.write("pin", &place.pin)?;
+        Ok(TestToken {
+            _helpers: backend(kind).create(&place)?,
+            _owned: Some(owned),
+            place,
+        })
     }
 
     /// The token that another process made in `dir`. Its folder stays when this value is dropped.
@@ -90,38 +123,51 @@ impl TestToken {
             let path = dir.join(name);
             fs::read_to_string(&path).map_err(|source| TokenError::File { path, source })
         };
+        let kind: ModuleKind = read("kind")?.parse().map_err(|unknown| TokenError::File {
+            path: dir.join("kind"),
+            source: io::Error::new(io::ErrorKind::InvalidData, unknown),
+        })?;
         Ok(TestToken {
+            _helpers: Helpers::default(),
             _owned: None,
-            dir: dir.to_path_buf(),
-            module: softhsm_module()?.to_path_buf(),
-            label: read("label")?,
-            pin: read("pin")?,
+            place: Place {
+                kind,
+                dir: dir.to_path_buf(),
+                module: kind.module()?,
+                label: read("label")?,
+                pin: read("pin")?,
+            },
         })
+    }
+
+    /// Which module it is a token of.
+    pub fn kind(&self) -> ModuleKind {
+        self.place.kind
     }
 
     /// The folder.
     pub fn dir(&self) -> &Path {
-        &self.dir
+        &self.place.dir
     }
 
-    /// `softhsm2.conf`.
+    /// `softhsm2.conf`, where the kind has one.
     pub fn conf(&self) -> PathBuf {
-        self.dir.join("softhsm2.conf")
+        self.place.dir.join("softhsm2.conf")
     }
 
-    /// The SoftHSM2 module.
+    /// The module's file.
     pub fn module(&self) -> &Path {
-        &self.module
+        &self.place.module
     }
 
     /// The token's label.
     pub fn label(&self) -> &str {
-        &self.label
+        &self.place.label
     }
 
     /// `pkcs11:token=LABEL`, without a PIN source.
     pub fn uri(&self) -> String {
-        format!("pkcs11:token={}", percent(&self.label))
+        format!("pkcs11:token={}", percent(self.label()))
     }
 
     /// `pkcs11:token=LABEL?pin-source=file:/…/pin`.
@@ -135,172 +181,113 @@ impl TestToken {
 
     /// The PIN.
     pub fn pin(&self) -> &str {
-        &self.pin
+        &self.place.pin
     }
 
     /// The SO PIN.
     pub fn so_pin(&self) -> &'static str {
-        SO_PIN
+        self.backend().so_pin()
     }
 
     /// The file that holds the PIN and nothing else; mode 0600.
     pub fn pin_file(&self) -> PathBuf {
-        self.dir.join("pin")
+        self.place.dir.join("pin")
     }
 
     /// What a process needs in its environment to see this token. What it leaves behind at run time, such as lock
     /// files, goes into the token's folder.
     pub fn env(&self) -> Vec<(&'static str, OsString)> {
-        vec![
-            ("SOFTHSM2_CONF", self.conf().into_os_string()),
-            ("XDG_RUNTIME_DIR", self.dir.clone().into_os_string()),
-        ]
+        self.place.env()
+    }
+
+    /// What C_Initialize wants in `pReserved`, for the modules that want something (NSS).
+    pub fn init_args(&self) -> Option<String> {
+        self.backend().init_args(self.dir())
     }
 
     /// The module that counts calls and injects faults, keeping its files in this token's folder.
     pub fn shim(&self) -> Shim {
-        Shim::new(&self.dir)
+        Shim::new(self.dir())
+    }
+
+    /// The key types that [`TestToken::generate_key`] can make here.
+    pub fn key_types(&self) -> &'static [&'static str] {
+        self.backend().key_types()
     }
 
     /// Initialises one more token in the same folder, with the same PINs.
     pub fn init(&self, label: &str) -> Result<(), TokenError> {
-        run(self
-            .command("softhsm2-util")
-            .args(["--init-token", "--free", "--label", label])
-            .args(["--so-pin", SO_PIN, "--pin", &self.pin]))
-        .map(drop)
+        self.backend().add_token(&self.place, label)
     }
 
-    /// Makes a key pair: `EC:prime256v1`, `EC:secp384r1`, `EC:edwards25519`, `rsa:2048`, `rsa:3072`, ….
-    /// `id` is hexadecimal.
+    /// Makes a key pair: `EC:prime256v1`, `EC:secp384r1`, `EC:edwards25519`, `rsa:2048`, `rsa:3072`, …; see
+    /// [`TestToken::key_types`]. `id` is hexadecimal. NSS gives its keys ids of its own, and no label: find the key
+    /// with [`TestToken::key_uri`].
     pub fn generate_key(&self, key_type: &str, label: &str, id: &str) -> Result<(), TokenError> {
-        run(self
-            .pkcs11_tool()
-            .args([
-                "--keypairgen",
-                "--key-type",
-                key_type,
-                "--label",
-                label,
-                "--id",
-                id,
-            ])
-            .args(["--usage-sign", "--sensitive", "--private"]))
-        .map(drop)
+        self.backend()
+            .generate_key(&self.place, key_type, label, id)
     }
 
     /// The public part of a key pair, as DER SubjectPublicKeyInfo.
     pub fn public_key(&self, label: &str) -> Result<Vec<u8>, TokenError> {
-        let listed = run(self
-            .pkcs11_tool()
-            .args(["--list-objects", "--type", "pubkey"]))?;
-        match listed_point(&String::from_utf8_lossy(&listed), label) {
-            // `pkcs11-tool` writes only some of these.
-            Some((prefix, point)) => Ok([prefix, &point].concat()),
-            None => run(self.pkcs11_tool().args([
-                "--read-object",
-                "--type",
-                "pubkey",
-                "--label",
-                label,
-            ])),
+        self.backend().public_key(&self.place, label)
+    }
+
+    /// The URI of the private key that was made with this label: `pkcs11:object=LABEL;type=private`, or by id where
+    /// the module's keys have no label.
+    ///
+    /// # Panics
+    /// When it goes by id and no such key was made.
+    pub fn key_uri(&self, label: &str) -> String {
+        match self.backend().key_uri(&self.place, label) {
+            Ok(uri) => uri,
+            Err(error) => panic!("no key {label}: {error}"),
         }
     }
 
-    /// Imports a private key (PEM, PKCS#8, not encrypted) with its public part. `id` is hexadecimal.
+    /// Imports a private key (PEM, PKCS#8, not encrypted) with its public part, where SoftHSM2 is behind the
+    /// module. `id` is hexadecimal.
     pub fn import_pem(&self, pem: &Path, label: &str, id: &str) -> Result<(), TokenError> {
-        run(self
-            .command("softhsm2-util")
-            .arg("--import")
-            .arg(pem)
-            .args([
-                "--token",
-                &self.label,
-                "--label",
-                label,
-                "--id",
-                id,
-                "--pin",
-                &self.pin,
-            ]))
-        .map(drop)
+        self.backend().import_pem(&self.place, pem, label, id)
     }
 
     /// Deletes a key pair.
     pub fn delete_key(&self, label: &str) -> Result<(), TokenError> {
-        for kind in ["privkey", "pubkey"] {
-            run(self
-                .pkcs11_tool()
-                .args(["--delete-object", "--type", kind, "--label", label]))?;
-        }
-        Ok(())
+        self.backend().delete_key(&self.place, label)
     }
 
-    /// Takes the tokens away, as when a disk is gone.
+    /// Takes the tokens away, as when a disk is gone. A module that holds a database open does not notice.
     pub fn remove_dir(&self) -> Result<(), TokenError> {
-        self.rename("tokens", "tokens.away")
+        let name = self.backend().storage();
+        self.rename(name, &format!("{name}.away"))
     }
 
     /// Puts the tokens back after [`TestToken::remove_dir`].
     pub fn restore_dir(&self) -> Result<(), TokenError> {
+        let name = self.backend().storage();
         // SoftHSM2 may have made an empty folder in the meantime; anything else must not be lost.
-        let _ = fs::remove_dir(self.dir.join("tokens"));
-        self.rename("tokens.away", "tokens")
+        let _ = fs::remove_dir(self.dir().join(name));
+        self.rename(&format!("{name}.away"), name)
     }
 
-    /// `pkcs11-tool`, logged in to this token, for what has no method here.
+    /// `pkcs11-tool`, logged in to this token, for what has no method here. It cannot start NSS.
     pub fn pkcs11_tool(&self) -> Command {
-        let mut command = self.command("pkcs11-tool");
-        command.arg("--module").arg(&self.module);
-        command.args(["--token-label", &self.label, "--login", "--pin", &self.pin]);
-        command
+        self.place.pkcs11_tool()
     }
 
-    fn command(&self, program: &str) -> Command {
-        let mut command = Command::new(program);
-        command.envs(self.env());
-        command
-    }
-
-    fn write_files(&self) -> Result<(), TokenError> {
-        let tokens = self.dir.join("tokens");
-        fs::create_dir(&tokens).map_err(|source| TokenError::File {
-            path: tokens.clone(),
-            source,
-        })?;
-        let conf = format!(
-            "directories.tokendir = {}\nobjectstore.backend = file\nlog.level = ERROR\nslots.removable = false\n",
-            tokens.display()
-        );
-        for (name, text) in [
-            ("softhsm2.conf", &conf),
-            ("label", &self.label),
-            ("pin", &self.pin),
-        ] {
-            let path = self.dir.join(name);
-            write_private(&path, text).map_err(|source| TokenError::File { path, source })?;
-        }
-        Ok(())
+    fn backend(&self) -> &'static dyn Backend {
+        backend(self.place.kind)
     }
 
     fn rename(&self, from: &str, to: &str) -> Result<(), TokenError> {
-        let path = self.dir.join(from);
-        fs::rename(&path, self.dir.join(to)).map_err(|source| TokenError::File { path, source })
+        let path = self.dir().join(from);
+        fs::rename(&path, self.dir().join(to)).map_err(|source| TokenError::File { path, source })
     }
-}
-
-fn write_private(path: &Path, text: &str) -> io::Result<()> {
-    let mut file = fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)?;
-    io::Write::write_all(&mut file, text.as_bytes())
 }
 
 /// Eight digits that differ from token to token, so that a test cannot pass with another token's PIN. They
 /// protect nothing.
-fn fresh_pin(dir: &Path) -> String {
+fn fresh_digits(dir: &Path) -> String {
     use std::hash::BuildHasher;
     format!(
         "{:08}",
@@ -308,36 +295,15 @@ fn fresh_pin(dir: &Path) -> String {
     )
 }
 
-/// Percent-encodes all but the unreserved characters of RFC 3986.
-fn percent(text: &str) -> String {
-    text.bytes()
-        .map(|byte| match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
-                char::from(byte).to_string()
-            }
-            other => format!("%{other:02X}"),
-        })
-        .collect()
-}
-
-const SO_PIN: &str = "87654321";
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tools::run;
 
     #[test]
     fn holds_each_kind_of_key() {
         let token = TestToken::new("kinds of keys").unwrap();
-        for (index, kind) in [
-            "EC:prime256v1",
-            "EC:secp384r1",
-            "EC:edwards25519",
-            "rsa:2048",
-        ]
-        .into_iter()
-        .enumerate()
-        {
+        for (index, kind) in token.key_types().iter().enumerate() {
             token
                 .generate_key(kind, &format!("key {index}"), &format!("0{index}"))
                 .unwrap();
@@ -346,13 +312,6 @@ mod tests {
         let listed = String::from_utf8(listed).unwrap();
         assert_eq!(listed.matches("Private Key Object").count(), 4, "{listed}");
         assert_eq!(token.uri(), "pkcs11:token=kinds%20of%20keys");
-        let lengths = [91, 120, 44, 294];
-        for (index, length) in lengths.into_iter().enumerate() {
-            assert_eq!(
-                token.public_key(&format!("key {index}")).unwrap().len(),
-                length
-            );
-        }
     }
 
     #[test]

@@ -1,39 +1,25 @@
-//! Runs the command line tools that prepare a token.
+//! Runs the command line tools that prepare a token, and small things that all backends need.
 //!
 //! Finds no tool by itself: `PATH` does. A failure carries the command's own words.
 
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::{fs, io};
 
 use crate::token::TokenError;
-
-/// Where distributions put SoftHSM2.
-const SOFTHSM_PLACES: &[&str] = &[
-    "/usr/lib/softhsm/libsofthsm2.so",
-    "/usr/lib/x86_64-linux-gnu/softhsm/libsofthsm2.so",
-    "/usr/lib/aarch64-linux-gnu/softhsm/libsofthsm2.so",
-    "/usr/lib64/pkcs11/libsofthsm2.so",
-    "/usr/lib64/softhsm/libsofthsm2.so",
-    "/usr/local/lib/softhsm/libsofthsm2.so",
-    "/opt/homebrew/lib/softhsm/libsofthsm2.so",
-];
-
-/// The SoftHSM2 module of this machine.
-pub(crate) fn softhsm_module() -> Result<&'static Path, TokenError> {
-    SOFTHSM_PLACES
-        .iter()
-        .map(Path::new)
-        .find(|place| place.exists())
-        .ok_or(TokenError::NoModule)
-}
 
 /// Runs a command to its end and gives its standard output.
 pub(crate) fn run(command: &mut Command) -> Result<Vec<u8>, TokenError> {
     let program = command.get_program().to_string_lossy().into_owned();
-    let output = command.output().map_err(|source| TokenError::Start {
-        program: program.clone(),
-        source,
-    })?;
+    let output = command
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|source| TokenError::Start {
+            program: program.clone(),
+            source,
+        })?;
     if output.status.success() {
         return Ok(output.stdout);
     }
@@ -44,4 +30,26 @@ pub(crate) fn run(command: &mut Command) -> Result<Vec<u8>, TokenError> {
         status: output.status.to_string(),
         said,
     })
+}
+
+/// Writes a new file that only its owner can read.
+pub(crate) fn write_private(path: &Path, text: &str) -> io::Result<()> {
+    let mut file = fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)?;
+    file.write_all(text.as_bytes())
+}
+
+/// Percent-encodes all but the unreserved characters of RFC 3986.
+pub(crate) fn percent(text: &str) -> String {
+    text.bytes()
+        .map(|byte| match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                char::from(byte).to_string()
+            }
+            other => format!("%{other:02X}"),
+        })
+        .collect()
 }
