@@ -16,7 +16,12 @@ pub(crate) fn listed_point(listed: &str, label: &str) -> Option<(&'static [u8], 
     let octets: Option<Vec<u8>> = (0..digits.len() / 2)
         .map(|at| u8::from_str_radix(digits.get(2 * at..2 * at + 2)?, 16).ok())
         .collect();
-    let point = octets?.get(2..)?.to_vec();
+    let octets = octets?;
+    let point = match octets.len() {
+        // PKCS#11 3.0 wants an Edwards point as it is; older modules wrap it in an octet string as any other.
+        32 => octets,
+        _ => octets.get(2..)?.to_vec(),
+    };
     let prefix = match point.len() {
         65 => P256_SPKI,
         97 => P384_SPKI,

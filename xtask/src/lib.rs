@@ -10,6 +10,7 @@ pub mod command;
 pub mod daemon;
 pub mod error;
 pub mod interrupt;
+pub mod modules;
 pub mod packages;
 pub mod say;
 pub mod site;

@@ -1,4 +1,4 @@
-//! Developer verbs: `cargo xtask demo | test | bench | check | fuzz`.
+//! Developer verbs: `cargo xtask demo | test | bench | check | fuzz | modules`.
 //!
 //! Parses the command line and turns errors into exit codes; each verb has its file. Exit codes: 0, 1 when
 //! something failed, 64 for a wrong command line.
@@ -42,6 +42,12 @@ enum Verb {
         /// How long, in seconds.
         #[arg(long, default_value_t = 60)]
         seconds: u32,
+    },
+    /// Builds the token modules that no distribution has, for tests and for trying things out.
+    Modules {
+        /// Also kryoptic on an OpenSSL of its own, with EdDSA and ML-KEM: takes some minutes.
+        #[arg(long)]
+        modern: bool,
     },
 }
 
@@ -112,6 +118,7 @@ fn run(verb: Verb) -> Result<(), Error> {
         },
         Verb::Check => verbs::check::run(&interrupt),
         Verb::Fuzz { target, seconds } => verbs::fuzz::run(target.as_deref(), seconds, &interrupt),
+        Verb::Modules { modern } => verbs::modules::run(modern, &interrupt),
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Knows `apt-get` alone. On other systems it names what is missing and changes nothing.
 
-use std::process::Command;
+use std::{collections::BTreeSet, process::Command};
 
 use crate::{Error, command, interrupt::Interrupt, say};
 
@@ -48,7 +48,8 @@ pub fn ensure(needs: &[Need], interrupt: &Interrupt) -> Result<(), Error> {
     if missing.is_empty() {
         return Ok(());
     }
-    let packages: Vec<_> = missing.iter().map(|need| need.package).collect();
+    let packages: BTreeSet<_> = missing.iter().map(|need| need.package).collect();
+    let packages = Vec::from_iter(packages);
     let Some(apt) = command::find("apt-get") else {
         return Err(Error::Missing {
             what: names(&missing),
@@ -107,6 +108,82 @@ pub const SOFTHSM_PLACES: &[&str] = &[
     "/usr/lib64/softhsm/libsofthsm2.so",
     "/usr/local/lib/softhsm/libsofthsm2.so",
     "/opt/homebrew/lib/softhsm/libsofthsm2.so",
+];
+
+/// Tokens of several kinds, with the programs that prepare them.
+pub const TOKENS: &[Need] = &[
+    SOFTHSM,
+    Need {
+        sign: Sign::Program("pkcs11-tool"),
+        package: "opensc",
+    },
+    Need {
+        sign: Sign::File(&[
+            "/usr/lib/x86_64-linux-gnu/libsoftokn3.so",
+            "/usr/lib/aarch64-linux-gnu/libsoftokn3.so",
+            "/usr/lib/x86_64-linux-gnu/nss/libsoftokn3.so",
+            "/usr/lib/aarch64-linux-gnu/nss/libsoftokn3.so",
+        ]),
+        package: "libnss3",
+    },
+    Need {
+        sign: Sign::Program("certutil"),
+        package: "libnss3-tools",
+    },
+    Need {
+        sign: Sign::Program("p11-kit"),
+        package: "p11-kit",
+    },
+    Need {
+        sign: Sign::File(&[
+            "/usr/lib/x86_64-linux-gnu/pkcs11/p11-kit-client.so",
+            "/usr/lib/aarch64-linux-gnu/pkcs11/p11-kit-client.so",
+        ]),
+        package: "p11-kit-modules",
+    },
+    Need {
+        sign: Sign::Program("swtpm"),
+        package: "swtpm",
+    },
+    Need {
+        sign: Sign::Program("tpm2-abrmd"),
+        package: "tpm2-abrmd",
+    },
+    Need {
+        sign: Sign::File(&[
+            "/usr/lib/x86_64-linux-gnu/libtss2-tcti-swtpm.so.0",
+            "/usr/lib/aarch64-linux-gnu/libtss2-tcti-swtpm.so.0",
+        ]),
+        package: "libtss2-tcti-swtpm0",
+    },
+    Need {
+        sign: Sign::File(&[
+            "/usr/lib/x86_64-linux-gnu/libtss2-tcti-tabrmd.so.0",
+            "/usr/lib/aarch64-linux-gnu/libtss2-tcti-tabrmd.so.0",
+        ]),
+        package: "libtss2-tcti-tabrmd0",
+    },
+    Need {
+        sign: Sign::File(&[
+            "/usr/lib/x86_64-linux-gnu/pkcs11/libtpm2_pkcs11.so",
+            "/usr/lib/aarch64-linux-gnu/pkcs11/libtpm2_pkcs11.so",
+            "/usr/lib/x86_64-linux-gnu/libtpm2_pkcs11.so.1",
+            "/usr/lib/aarch64-linux-gnu/libtpm2_pkcs11.so.1",
+        ]),
+        package: "libtpm2-pkcs11-1",
+    },
+    Need {
+        sign: Sign::Program("tpm2_ptool"),
+        package: "libtpm2-pkcs11-tools",
+    },
+    Need {
+        sign: Sign::Program("dbus-daemon"),
+        package: "dbus",
+    },
+    Need {
+        sign: Sign::Program("dbus-send"),
+        package: "dbus",
+    },
 ];
 
 fn missing(needs: &[Need]) -> Vec<Need> {

@@ -4,9 +4,10 @@
 
 use keyhaven_xtask::{
     Error,
-    cargo::{cargo, target_dir},
+    cargo::{cargo, root, target_dir},
     command,
     interrupt::Interrupt,
+    modules,
     say::step,
 };
 
@@ -15,7 +16,14 @@ use super::boundaries;
 /// Runs the checks.
 pub(crate) fn run(interrupt: &Interrupt) -> Result<(), Error> {
     step("formatting", || {
-        command::run(cargo().args(["fmt", "--all", "--check"]), interrupt)
+        command::run(cargo().args(["fmt", "--all", "--check"]), interrupt)?;
+        // Each a workspace of its own. They are so small that lints are not worth what they would compile.
+        for folder in modules::FOLDERS {
+            let mut fmt = cargo();
+            fmt.current_dir(root().join(folder));
+            command::run(fmt.args(["fmt", "--check"]), interrupt)?;
+        }
+        Ok(())
     })?;
     step("boundaries", boundaries::check)?;
     step("lints", || {

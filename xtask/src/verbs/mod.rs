@@ -5,4 +5,5 @@ pub(crate) mod boundaries;
 pub(crate) mod check;
 pub(crate) mod demo;
 pub(crate) mod fuzz;
+pub(crate) mod modules;
 pub(crate) mod test;

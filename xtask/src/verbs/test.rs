@@ -15,6 +15,7 @@ use keyhaven_xtask::{
     cargo::{cargo, root, target_dir},
     command,
     interrupt::Interrupt,
+    modules,
     packages::{self, Need, Sign},
     say::{self, step},
     site::Algorithm,
@@ -26,11 +27,15 @@ use super::check;
 pub(crate) fn run(interrupt: &Interrupt) -> Result<(), Error> {
     let begun = Instant::now();
     step("what the tests need", || {
-        packages::ensure(NEEDS, interrupt)?;
+        let all: Vec<Need> = [NEEDS, packages::TOKENS, modules::NEEDS].concat();
+        packages::ensure(&all, interrupt)?;
         install_nextest(interrupt)
     })?;
     check::run(interrupt)?;
     step("licences, sources and bans", || audit(interrupt))?;
+    step("token modules for the tests", || {
+        super::modules::build(false, interrupt)
+    })?;
     let programs = step("programs for the system tests", || test_programs(interrupt))?;
     step("documentation tests", || {
         command::run(
@@ -170,11 +175,6 @@ fn copy(from: &Path, to: &Path) -> Result<(), Error> {
 }
 
 const NEEDS: &[Need] = &[
-    packages::SOFTHSM,
-    Need {
-        sign: Sign::Program("cc"),
-        package: "gcc",
-    },
     Need {
         sign: Sign::Program("make"),
         package: "make",
@@ -182,10 +182,6 @@ const NEEDS: &[Need] = &[
     Need {
         sign: Sign::Program("cmake"),
         package: "cmake",
-    },
-    Need {
-        sign: Sign::Program("pkcs11-tool"),
-        package: "opensc",
     },
     Need {
         sign: Sign::Program("gnutls-cli"),
