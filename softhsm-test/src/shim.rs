@@ -1,29 +1,59 @@
-//! The counting module from outside: where it is, what it needs, what it saw, and the faults it is to inject.
+//! The counting module from outside: where it is, what it saw, and the lies it is to tell.
 //!
 //! Leaves the counting to `keyhaven-pkcs11-shim`, a cdylib that Cargo builds beside the tests. A report is
 //! exact: it is read from the very memory that the module counts in.
 
 use std::ffi::OsString;
 use std::fmt::Write as _;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::{env, fs};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::{env, fs, io, process};
 
 use keyhaven_pkcs11_shim::counters::{COUNTERS, FILE_BYTES};
 use keyhaven_pkcs11_shim::faults::Fault;
+use keyhaven_pkcs11_shim::seen::ObjectSeen;
+use keyhaven_pkcs11_shim::tapped::Tapped;
 use keyhaven_pkcs11_shim::{Counter, FUNCTIONS};
 
-/// The module with its folder.
+/// A copy of the module with its folder.
 #[derive(Clone, Debug)]
 pub struct Shim {
     dir: PathBuf,
+    /// The module's file: a copy in the folder, or the one that was built.
+    copy: Option<PathBuf>,
 }
 
 impl Shim {
-    /// Counters and faults in `dir`. One process at a time should count there.
+    /// Counters and faults in `dir`, before the module that the environment names. One process at a time should
+    /// count there.
     pub fn new(dir: &Path) -> Shim {
         Shim {
             dir: dir.to_path_buf(),
+            copy: None,
+        }
+    }
+
+    /// A copy of the module in `dir`, which stands before `real_module` and keeps its files there. Several of them
+    /// in one process do not know of each other. A copy that is there already is used as it is.
+    ///
+    /// # Panics
+    /// When the module is not built or the folder cannot be written.
+    pub fn of(dir: &Path, real_module: &Path) -> Shim {
+        let copy = dir.join("shim.so");
+        if !copy.exists() {
+            let line = [real_module.as_os_str().as_bytes(), b"\n"].concat();
+            let whole = |name: &str, make: &dyn Fn(&Path) -> io::Result<()>| {
+                let path = dir.join(name);
+                put(&path, make).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+            };
+            whole("shim.conf", &|path| fs::write(path, &line));
+            whole("shim.so", &|path| fs::copy(built(), path).map(drop));
+        }
+        Shim {
+            dir: dir.to_path_buf(),
+            copy: Some(copy),
         }
     }
 
@@ -32,27 +62,41 @@ impl Shim {
     /// # Panics
     /// When it is not built.
     pub fn module(&self) -> PathBuf {
-        let binary = env::current_exe().expect("a running program has a path");
-        let dir = binary.parent().unwrap_or(Path::new("/"));
-        [dir.to_path_buf(), dir.join("deps"), dir.join("..")]
-            .into_iter()
-            .map(|place| place.join(FILE_NAME))
-            .find(|place| place.exists())
-            .unwrap_or_else(|| {
-                panic!(
-                    "no {FILE_NAME} near {} (cargo build -p keyhaven-pkcs11-shim)",
-                    dir.display()
-                )
-            })
+        self.copy.clone().unwrap_or_else(built)
     }
 
     /// What the process that loads the module needs in its environment, besides [`crate::TestToken::env`].
     pub fn env(&self) -> Vec<(&'static str, OsString)> {
-        vec![("KEYHAVEN_SHIM_DIR", self.dir.clone().into_os_string())]
+        match self.copy {
+            Some(_) => Vec::new(),
+            None => vec![("KEYHAVEN_SHIM_DIR", self.dir.clone().into_os_string())],
+        }
     }
 
-    /// Injects these faults from the next call on, in place of those before; see
-    /// [`keyhaven_pkcs11_shim::faults`] for the form.
+    /// Listens from here on, in every process that loads the module after this. What was heard before is
+    /// forgotten.
+    ///
+    /// # Panics
+    /// When the folder cannot be written.
+    pub fn tap(&self) {
+        for name in ["objects", "tap"] {
+            fs::write(self.dir.join(name), "").expect("the shim's folder can be written");
+        }
+    }
+
+    /// Every byte string that passed since [`Shim::tap`], in the order of passing.
+    pub fn tapped(&self) -> Vec<Tapped> {
+        Tapped::decode_all(&fs::read(self.dir.join("tap")).unwrap_or_default())
+    }
+
+    /// Every object that was created since [`Shim::tap`], as it was right then.
+    pub fn objects(&self) -> Vec<ObjectSeen> {
+        let lines = fs::read_to_string(self.dir.join("objects")).unwrap_or_default();
+        ObjectSeen::parse_all(&lines)
+    }
+
+    /// Injects these faults from the next call on, in place of those before; see [`keyhaven_pkcs11_shim`] for the
+    /// language.
     ///
     /// # Panics
     /// When a line makes no sense or the files cannot be written.
@@ -158,6 +202,37 @@ impl ShimReport {
 
     fn slot(&self, index: usize) -> u64 {
         self.slots[index]
+    }
+}
+
+/// The module as it was built.
+fn built() -> PathBuf {
+    let binary = env::current_exe().expect("a running program has a path");
+    let dir = binary.parent().unwrap_or(Path::new("/"));
+    [dir.to_path_buf(), dir.join("deps"), dir.join("..")]
+        .into_iter()
+        .map(|place| place.join(FILE_NAME))
+        .find(|place| place.exists())
+        .unwrap_or_else(|| {
+            panic!(
+                "no {FILE_NAME} near {} (cargo build -p keyhaven-pkcs11-shim)",
+                dir.display()
+            )
+        })
+}
+
+/// Makes a file that is whole from the first moment that it has its name, and leaves one that is there already:
+/// it may be in use.
+fn put(path: &Path, make: &dyn Fn(&Path) -> io::Result<()>) -> io::Result<()> {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    let partial = path.with_extension(format!("{}-{number}", process::id()));
+    make(&partial)?;
+    let named = fs::hard_link(&partial, path);
+    fs::remove_file(&partial)?;
+    match named {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        named => named,
     }
 }
 

@@ -56,7 +56,17 @@ functions! {
     C_Encrypt C_EncryptUpdate C_EncryptFinal C_DecryptInit C_Decrypt C_DecryptUpdate C_DecryptFinal C_DigestInit
     C_Digest C_DigestUpdate C_DigestKey C_DigestFinal C_SignInit C_Sign C_SignUpdate C_SignFinal C_VerifyInit
     C_Verify C_VerifyUpdate C_VerifyFinal C_GenerateKey C_GenerateKeyPair C_WrapKey C_UnwrapKey C_DeriveKey
-    C_SeedRandom C_GenerateRandom
+    C_SeedRandom C_GenerateRandom C_GetOperationState C_SignRecover C_VerifyRecover C_DigestEncryptUpdate
+    C_DecryptDigestUpdate C_SignEncryptUpdate C_DecryptVerifyUpdate C_EncryptMessage C_EncryptMessageNext
+    C_DecryptMessage C_DecryptMessageNext C_SignMessage C_SignMessageNext C_EncapsulateKey C_DecapsulateKey
+    C_WrapKeyAuthenticated C_UnwrapKeyAuthenticated
+}
+
+impl Function {
+    /// Its name in the standard.
+    pub fn name(self) -> &'static str {
+        FUNCTIONS[self as usize]
+    }
 }
 
 /// The numbers, in the file or, without a folder, in memory.
