@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use rustls::{
-    Error, ServerConfig, SupportedCipherSuite,
+    Error, HandshakeKind, ServerConfig, SupportedCipherSuite,
     server::UnbufferedServerConnection,
     unbuffered::{ConnectionState, EncodeError},
 };
@@ -40,6 +40,17 @@ impl Connection {
 
     pub(crate) fn alpn(&self) -> Option<Vec<u8>> {
         self.rustls.alpn_protocol().map(<[u8]>::to_vec)
+    }
+
+    /// The client's certificate, verified; DER.
+    pub(crate) fn client_certificate(&self) -> Option<Vec<u8>> {
+        let leaf = self.rustls.peer_certificates()?.first()?;
+        Some(leaf.as_ref().to_vec())
+    }
+
+    /// Whether an earlier session is resumed.
+    pub(crate) fn is_resumed(&self) -> bool {
+        self.rustls.handshake_kind() == Some(HandshakeKind::Resumed)
     }
 
     /// The keys of both directions, write first.

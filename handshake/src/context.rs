@@ -4,32 +4,71 @@
 //! step. A callback never fails a step by panicking: it notes a [`Failure`], and the engine drops the reply.
 //! The context outlives a step only inside its own handshake.
 
-use std::cell::RefCell;
+use std::{cell::RefCell, sync::Arc, time::SystemTime};
 
-use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
-use keyhaven_hsm::{Token, TokenSecret};
-use keyhaven_types::Secret;
+use keyhaven_hsm::{Token, Worker};
+use keyhaven_types::{CustodyLevel, HashAlgorithm, Secret};
 
-use crate::error::Failure;
+use crate::{
+    error::Failure,
+    secrets::{Index, Secrets},
+    tickets::{Resumed, TicketPolicy},
+};
 
-/// The state of one handshake beside rustls' own.
-pub(crate) struct Context {
+/// What is decided before a handshake begins.
+#[derive(Clone, Default)]
+pub(crate) struct Facts {
     /// The name that a resolver may answer to; `None` when the client sent none.
     pub(crate) server_name: Option<String>,
     /// The client's random, for the signing guard.
     pub(crate) client_random: [u8; 32],
     /// Whether this handshake is TLS 1.3.
     pub(crate) is_tls13: bool,
-    /// Where the exchange and the first derivation run: a token, or this process.
-    pub(crate) exchange: Option<Token>,
+    /// How the schedule runs, and where above `signature`.
+    pub(crate) place: Place,
+    /// What the handshake may claim: at most the place's level.
+    pub(crate) level: CustodyLevel,
+    /// How the session may be resumed; `None`: not at all.
+    pub(crate) tickets: Option<Arc<TicketPolicy>>,
+    /// When the handshake began.
+    pub(crate) now: Option<SystemTime>,
+}
+
+/// Where exchange and key schedule run.
+#[derive(Clone, Default)]
+pub(crate) enum Place {
+    /// In this process.
+    #[default]
+    Software,
+    /// In a token, to this level.
+    Token {
+        /// The token.
+        token: Token,
+        /// `premaster` or more.
+        level: CustodyLevel,
+        /// Whether the token does ML-KEM, too.
+        ml_kem: bool,
+    },
+}
+
+/// The state of one handshake beside rustls' own.
+#[derive(Default)]
+pub(crate) struct Context {
+    pub(crate) facts: Facts,
     /// Every 32-byte random that rustls drew: one of them is the server's.
     pub(crate) randoms: Vec<[u8; 32]>,
     /// The exchange's group and our public value, for the signing guard.
     pub(crate) public_value: Option<(u16, Vec<u8>)>,
     /// Whether the one signature of this handshake was given.
     pub(crate) signed: bool,
+    /// SHA-256 of the public key that the resolver chose, and the end of its certificate.
+    pub(crate) chosen: Option<([u8; 32], SystemTime)>,
+    /// The session that a ticket of this client opened.
+    pub(crate) resumed: Option<Resumed>,
+    /// Tickets of ours that were looked at.
+    pub(crate) tickets_tried: usize,
     /// Secrets that were given to rustls as handles.
-    secrets: Vec<TokenSecret>,
+    pub(crate) secrets: Secrets,
     /// Traffic secrets as rustls derived them.
     pub(crate) captured: Captured,
     /// The first thing of ours that failed.
@@ -42,59 +81,42 @@ pub(crate) struct Context {
 #[derive(Default)]
 pub(crate) struct Captured {
     /// client_handshake_traffic_secret.
-    pub(crate) client_handshake: Option<Secret>,
+    pub(crate) client_handshake: Option<Shown>,
     /// client_application_traffic_secret_0.
-    pub(crate) client_application: Option<Secret>,
+    pub(crate) client_application: Option<Shown>,
     /// server_application_traffic_secret_0.
-    pub(crate) server_application: Option<Secret>,
+    pub(crate) server_application: Option<Shown>,
     /// The transcript hash up to the server's Finished.
     pub(crate) transcript_hash: Vec<u8>,
 }
 
+/// A traffic secret as this process has it.
+pub(crate) enum Shown {
+    /// Its bytes, where the level leaves them here.
+    Bytes(Secret),
+    /// A handle.
+    Handle(Index),
+}
+
 impl Context {
-    pub(crate) fn new(
-        server_name: Option<String>,
-        client_random: [u8; 32],
-        is_tls13: bool,
-        exchange: Option<Token>,
-    ) -> Self {
+    pub(crate) fn new(facts: Facts) -> Self {
         Self {
-            server_name,
-            client_random,
-            is_tls13,
-            exchange,
-            randoms: Vec::new(),
-            public_value: None,
-            signed: false,
-            secrets: Vec::new(),
-            captured: Captured::default(),
-            failure: None,
-            resolver_alert: None,
+            facts,
+            ..Self::default()
         }
-    }
-
-    /// Keeps a secret and gives the bytes that stand for it.
-    pub(crate) fn keep(&mut self, secret: TokenSecret) -> Vec<u8> {
-        let index = self.secrets.len() as u64;
-        self.secrets.push(secret);
-        [&handle_tag()[..], &index.to_be_bytes(), &[0; 8]].concat()
-    }
-
-    /// The secret that a handle stands for.
-    pub(crate) fn secret(&self, handle: &[u8]) -> Option<&TokenSecret> {
-        let index = handle.strip_prefix(handle_tag())?.first_chunk::<8>()?;
-        self.secrets
-            .get(usize::try_from(u64::from_be_bytes(*index)).ok()?)
-    }
-
-    /// Destroys every secret that was kept.
-    pub(crate) fn forget_secrets(&mut self) {
-        self.secrets.clear();
     }
 
     /// Notes a failure; the first one stays.
     pub(crate) fn fail(&mut self, failure: Failure) {
         self.failure.get_or_insert(failure);
+    }
+
+    /// The level to which the schedule runs in a token.
+    pub(crate) fn runs_at(&self) -> CustodyLevel {
+        match &self.facts.place {
+            Place::Software => CustodyLevel::Signature,
+            Place::Token { level, .. } => *level,
+        }
     }
 }
 
@@ -110,7 +132,7 @@ pub(crate) fn run<T>(context: &mut Context, step: impl FnOnce() -> T) -> T {
         }
     }
 
-    let lent = std::mem::replace(context, Context::new(None, [0; 32], false, None));
+    let lent = std::mem::take(context);
     let guard = Guard(context);
     CURRENT.set(Some(lent));
     let value = step();
@@ -123,22 +145,48 @@ pub(crate) fn with<T>(f: impl FnOnce(&mut Context) -> T) -> Option<T> {
     CURRENT.with_borrow_mut(|current| current.as_mut().map(f))
 }
 
+/// Gives a callback its context and this thread's token sessions. Outside a step, or outside a worker, it fails.
+pub(crate) fn with_worker<T>(
+    f: impl FnOnce(&mut Context, &Worker) -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    with(|context| Worker::with_current(|worker| f(context, worker))?)
+        .unwrap_or(Err(Failure::Engine("a derivation outside a step")))
+}
+
 /// Notes a failure in the running step.
 pub(crate) fn fail(failure: Failure) {
     with(|context| context.fail(failure));
 }
 
-thread_local! {
-    static CURRENT: RefCell<Option<Context>> = const { RefCell::new(None) };
+/// The level to which the running step's schedule is in a token.
+pub(crate) fn runs_at() -> CustodyLevel {
+    with(|context| context.runs_at()).unwrap_or(CustodyLevel::Signature)
 }
 
-/// Random bytes, made once a process, by which a handle is told from anything else.
-fn handle_tag() -> &'static [u8; 16] {
-    static TAG: std::sync::OnceLock<[u8; 16]> = std::sync::OnceLock::new();
-    TAG.get_or_init(|| {
-        let mut tag = [0; 16];
-        // Without randomness no handshake gets this far; a constant tag would still only name handles that exist.
-        let _ = SystemRandom::new().fill(&mut tag);
-        tag
+/// HKDF-Expand of a secret of the table, as rustls asks for it: noted, or done where the result comes out anyway.
+pub(crate) fn expand(
+    from: Index,
+    hash: HashAlgorithm,
+    label: &[u8],
+    info: Vec<u8>,
+) -> Result<Shown, Failure> {
+    with_worker(|context, worker| {
+        if !crate::secrets::comes_out(context.runs_at(), label) {
+            let kept = crate::secrets::kept(label);
+            return Ok(Shown::Handle(
+                context.secrets.expansion(from, hash, info, kept),
+            ));
+        }
+        let mut bytes = zeroize::Zeroizing::new(vec![0; hash.output_len()]);
+        context
+            .secrets
+            .leave(worker, from, &info, &mut bytes, |secret, out| {
+                worker.expand_bytes(hash, secret, &info, out)
+            })?;
+        Ok(Shown::Bytes(Secret::copy_from(&bytes)))
     })
+}
+
+thread_local! {
+    static CURRENT: RefCell<Option<Context>> = const { RefCell::new(None) };
 }

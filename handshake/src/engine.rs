@@ -3,16 +3,17 @@
 //! Runs on a token worker thread from beginning to end of a step. A handshake that waits for its client is a
 //! value; dropping it destroys what it holds in the token. Never sees an identity or a socket.
 
-use keyhaven_hsm::Worker;
-use keyhaven_types::{CustodyLevel, HashAlgorithm, Secret, alert};
+use keyhaven_hsm::{TokenSecret, Worker};
+use keyhaven_types::{AeadAlgorithm, HashAlgorithm, Secret, alert};
 use rustls::Error;
 
 use crate::{
     client_hello::ClientHello,
     connection::{Connection, Pumped},
-    context::{self, Context},
+    context::{self, Context, Shown},
+    custody::Custody,
     error::{Failure, Refusal},
-    finished,
+    finished::{self, Parameters},
     keys::{self, SessionKey},
     site::{self, Choice, Site},
 };
@@ -33,9 +34,9 @@ pub struct Step {
 pub enum StepResult {
     /// The client's next flight is needed.
     More(Box<Handshake>, Expect),
-    /// TLS 1.3: complete, but for the client's proof.
+    /// TLS 1.3 in one round trip: complete, but for the client's proof.
     Released(Box<Released>),
-    /// TLS 1.2: the client's Finished was accepted.
+    /// The client's Finished was accepted.
     Established(Box<Established>),
     /// Over: the client is refused, or left. `to_client` holds the alert, if one is to be sent.
     Refused(Refusal),
@@ -48,8 +49,13 @@ pub enum StepResult {
 pub enum Expect {
     /// A second ClientHello, after HelloRetryRequest.
     ClientHello,
-    /// TLS 1.2: ClientKeyExchange, ChangeCipherSpec, Finished.
+    /// TLS 1.2: ClientKeyExchange, ChangeCipherSpec, Finished; with a certificate also Certificate and
+    /// CertificateVerify.
     KeyExchange,
+    /// TLS 1.3 with client authentication: the next record of Certificate, CertificateVerify, Finished.
+    ClientFlight,
+    /// TLS 1.2, resumed: ChangeCipherSpec, Finished.
+    Finished,
 }
 
 /// A connection's keys and facts.
@@ -67,8 +73,40 @@ pub struct Established {
     pub server_name: String,
     /// The application protocol agreed on.
     pub alpn: Option<Vec<u8>>,
-    /// What the token kept to itself.
-    pub level: CustodyLevel,
+    /// What stayed where.
+    pub custody: Custody,
+    /// Records with tickets, to be sent before anything else; `write` counts them.
+    pub tickets: Vec<u8>,
+    /// Whether an earlier session was resumed.
+    pub is_resumed: bool,
+    /// The client's certificate, verified; DER.
+    pub client_certificate: Option<Vec<u8>>,
+    /// TLS 1.3: what the next keys come from.
+    pub rekey: Option<RekeySecrets>,
+}
+
+/// What the next traffic keys of a TLS 1.3 connection come from.
+#[derive(Debug)]
+pub struct RekeySecrets {
+    /// server_application_traffic_secret_0.
+    pub write: TrafficSecret,
+    /// client_application_traffic_secret_0.
+    pub read: TrafficSecret,
+    /// The suite's AEAD.
+    pub aead: AeadAlgorithm,
+    /// The suite's hash.
+    pub hash: HashAlgorithm,
+    /// Hash of the transcript up to the server's Finished.
+    pub transcript_hash: Vec<u8>,
+}
+
+/// A traffic secret (RFC 8446, section 7.1).
+#[derive(Debug)]
+pub enum TrafficSecret {
+    /// In this process.
+    Bytes(Secret),
+    /// In the token; it can be wrapped there.
+    Token(TokenSecret),
 }
 
 /// A TLS 1.3 handshake whose client has not yet proven anything.
@@ -80,14 +118,6 @@ pub struct Released {
     pub verify_data: Secret,
     /// The server's application key, for the one alert that refuses a Finished.
     pub refusal_key: SessionKey,
-    /// server_application_traffic_secret_0.
-    pub server_application: Secret,
-    /// client_application_traffic_secret_0.
-    pub client_application: Secret,
-    /// The suite's hash.
-    pub hash: HashAlgorithm,
-    /// Hash of the transcript up to the server's Finished.
-    pub transcript_hash: Vec<u8>,
     /// What goes behind the lock.
     pub established: Established,
 }
@@ -96,14 +126,15 @@ pub struct Released {
 pub struct Handshake {
     connection: Connection,
     context: Context,
-    level: CustodyLevel,
+    custody: Custody,
     alpn_required: bool,
+    asks_client: bool,
 }
 
 impl std::fmt::Debug for Handshake {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Handshake")
-            .field("level", &self.level)
+            .field("custody", &self.custody)
             .finish_non_exhaustive()
     }
 }
@@ -119,34 +150,30 @@ impl Handshake {
     ) -> Step {
         let unreadable = ClientHello::default();
         let readable = hello.unwrap_or(&unreadable);
-        let Choice {
-            config,
-            level,
-            exchange,
-            is_tls13,
-            alpn_required,
-        } = match site {
+        let choice = match site {
             Some(site) => match site.choose(readable) {
                 Ok(choice) => choice,
                 Err(refusal) => return Step::refused(refusal),
             },
             None => site::nowhere(readable),
         };
+        let Choice {
+            config,
+            facts,
+            alpn_required,
+            asks_client,
+            is_half_outside,
+        } = choice;
         let connection = match Connection::new(config) {
             Ok(connection) => connection,
             Err(error) => return Step::failed(Failure::Rustls(error)),
         };
-        let context = Context::new(
-            readable.server_name.clone(),
-            readable.random,
-            is_tls13,
-            exchange,
-        );
         Self {
             connection,
-            context,
-            level,
+            custody: Custody::new(&facts, is_half_outside),
+            context: Context::new(facts),
             alpn_required,
+            asks_client,
         }
         .step(worker, records)
     }
@@ -156,7 +183,7 @@ impl Handshake {
         self.step(worker, records)
     }
 
-    fn step(mut self, _on_this_thread: &Worker, records: &[u8]) -> Step {
+    fn step(mut self, worker: &Worker, records: &[u8]) -> Step {
         let mut to_client = Vec::new();
         let mut consumed = 0;
         let pumped = {
@@ -165,97 +192,117 @@ impl Handshake {
                 connection.pump_records(records, &mut consumed, &mut to_client)
             })
         };
-        self.context.forget_secrets();
         if let Some(failure) = self.context.failure.take() {
             return Step::failed(failure);
         }
         match pumped {
             Err(error) => self.refuse(&error, consumed, to_client),
-            Ok(Pumped::Done) => self.establish(consumed, to_client),
-            Ok(Pumped::Blocked) if !self.context.captured.transcript_hash.is_empty() => {
-                self.release(consumed, to_client)
+            Ok(Pumped::Done) => {
+                let established = self.establish(worker, Vec::new());
+                Step::of(established, consumed, to_client, StepResult::Established)
             }
-            Ok(Pumped::Blocked) => {
-                let expect = if self.context.is_tls13 {
-                    Expect::ClientHello
-                } else {
-                    Expect::KeyExchange
-                };
-                Step {
+            Ok(Pumped::Blocked) => match self.expects() {
+                None => self.release(worker, consumed, to_client),
+                Some(expect) => Step {
                     consumed,
                     to_client,
                     result: StepResult::More(Box::new(self), expect),
-                }
-            }
+                },
+            },
         }
     }
 
-    fn release(self, consumed: usize, to_client: Vec<u8>) -> Step {
-        let Self {
-            connection,
-            mut context,
-            level,
-            alpn_required,
-        } = self;
+    /// What the client must send next; nothing when the server's flight is whole and only a Finished is missing.
+    fn expects(&self) -> Option<Expect> {
+        let is_whole = !self.context.captured.transcript_hash.is_empty();
+        match (self.context.facts.is_tls13, is_whole) {
+            (true, false) => Some(Expect::ClientHello),
+            (true, true) if self.asks_client && !self.connection.is_resumed() => {
+                Some(Expect::ClientFlight)
+            }
+            (true, true) => None,
+            (false, _) if self.connection.is_resumed() => Some(Expect::Finished),
+            (false, _) => Some(Expect::KeyExchange),
+        }
+    }
+
+    fn release(mut self, worker: &Worker, consumed: usize, to_client: Vec<u8>) -> Step {
         // The first ClientHello was checked before the token worked; a second one may take its protocols back.
-        if alpn_required && connection.alpn().is_none() {
+        if self.alpn_required && self.connection.alpn().is_none() {
             return Step::refused(Refusal::ours(
                 alert::NO_APPLICATION_PROTOCOL,
                 "the client names no protocol any more",
             ));
         }
-        let captured = std::mem::take(&mut context.captured);
-        let server_name = context.server_name.take().unwrap_or_default();
-        // rustls verifies the Finished inside the pump, and derives nothing more in the token.
-        let released = context::run(&mut context, || {
-            finished::release(connection, captured, level, server_name)
+        let Some(client_handshake) = self.context.captured.client_handshake.take() else {
+            return Step::failed(NOT_SHOWN);
+        };
+        let transcript_hash = self.context.captured.transcript_hash.clone();
+        let completed = {
+            let connection = &mut self.connection;
+            context::run(&mut self.context, || {
+                finished::complete(connection, &client_handshake, &transcript_hash)
+            })
+        };
+        let (expected, tickets) = match (self.context.failure.take(), completed) {
+            (Some(failure), _) | (None, Err(failure)) => return Step::failed(failure),
+            (None, Ok(completed)) => completed,
+        };
+        let released = self.establish(worker, tickets).map(|established| Released {
+            handshake_read: expected.handshake_read,
+            verify_data: expected.verify_data,
+            refusal_key: established.write.for_refusal(),
+            established,
         });
-        match (context.failure.take(), released) {
-            (Some(failure), _) | (None, Err(failure)) => Step::failed(failure),
-            (None, Ok(released)) => Step {
-                consumed,
-                to_client,
-                result: StepResult::Released(Box::new(released)),
-            },
-        }
+        Step::of(released, consumed, to_client, StepResult::Released)
     }
 
-    fn establish(self, consumed: usize, to_client: Vec<u8>) -> Step {
+    /// Takes the keys out of a handshake that rustls has brought to its end.
+    fn establish(self, worker: &Worker, tickets: Vec<u8>) -> Result<Established, Failure> {
         let Self {
             connection,
             mut context,
-            level,
+            custody,
+            alpn_required,
             ..
         } = self;
-        if context.is_tls13 {
-            return Step::failed(Failure::Engine(
-                "a TLS 1.3 handshake without the Finished-lock",
+        let is_tls13 = context.facts.is_tls13;
+        let alpn = connection.alpn();
+        if alpn_required && alpn.is_none() {
+            return Err(Failure::Engine(
+                "a handshake without the protocol it must have",
             ));
         }
-        let Some(suite) = connection.suite().map(|suite| suite.suite().into()) else {
-            return Step::failed(Failure::Engine("no suite after the handshake"));
-        };
-        let server_name = context.server_name.take().unwrap_or_default();
-        let alpn = connection.alpn();
-        match connection.into_keys() {
-            Err(failure) => Step::failed(failure),
-            Ok((write, read)) => {
-                let established = Established {
-                    is_tls13: false,
-                    suite,
-                    write,
-                    read,
-                    server_name,
-                    alpn,
-                    level,
-                };
-                Step {
-                    consumed,
-                    to_client,
-                    result: StepResult::Established(Box::new(established)),
-                }
-            }
+        let suite = connection
+            .suite()
+            .map(|suite| suite.suite().into())
+            .ok_or(Failure::Engine("no suite after the handshake"))?;
+        let parameters = is_tls13.then(|| finished::parameters(&connection));
+        let is_resumed = connection.is_resumed();
+        let client_certificate = connection.client_certificate();
+        // The keys of TLS 1.3 were derived before, those of TLS 1.2 are derived now.
+        let keys = context::run(&mut context, || connection.into_keys());
+        if let Some(failure) = context.failure.take() {
+            return Err(failure);
         }
+        let (write, read) = keys?;
+        let rekey = match parameters {
+            Some(parameters) => Some(rekey_secrets(parameters?, &mut context, worker)?),
+            None => None,
+        };
+        Ok(Established {
+            is_tls13,
+            suite,
+            write,
+            read,
+            server_name: context.facts.server_name.take().unwrap_or_default(),
+            alpn,
+            custody,
+            tickets,
+            is_resumed,
+            client_certificate,
+            rekey,
+        })
     }
 
     fn refuse(mut self, error: &Error, consumed: usize, to_client: Vec<u8>) -> Step {
@@ -287,6 +334,22 @@ impl Step {
         }
     }
 
+    fn of<T>(
+        made: Result<T, Failure>,
+        consumed: usize,
+        to_client: Vec<u8>,
+        result: fn(Box<T>) -> StepResult,
+    ) -> Self {
+        match made {
+            Err(failure) => Self::failed(failure),
+            Ok(value) => Self {
+                consumed,
+                to_client,
+                result: result(Box::new(value)),
+            },
+        }
+    }
+
     fn failed(failure: Failure) -> Self {
         Self {
             consumed: 0,
@@ -295,3 +358,29 @@ impl Step {
         }
     }
 }
+
+/// The application traffic secrets as the schedule showed them; those in the token are taken out of the table.
+fn rekey_secrets(
+    parameters: Parameters,
+    context: &mut Context,
+    worker: &Worker,
+) -> Result<RekeySecrets, Failure> {
+    let captured = std::mem::take(&mut context.captured);
+    let mut take = |shown| match shown {
+        None => Err(NOT_SHOWN),
+        Some(Shown::Bytes(secret)) => Ok(TrafficSecret::Bytes(secret)),
+        Some(Shown::Handle(index)) => context
+            .secrets
+            .take_object(worker, index)
+            .map(TrafficSecret::Token),
+    };
+    Ok(RekeySecrets {
+        write: take(captured.server_application)?,
+        read: take(captured.client_application)?,
+        aead: parameters.aead,
+        hash: parameters.hash,
+        transcript_hash: captured.transcript_hash,
+    })
+}
+
+const NOT_SHOWN: Failure = Failure::Engine("the key schedule did not show its traffic secrets");

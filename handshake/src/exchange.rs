@@ -3,7 +3,7 @@
 //! rustls gets our public value as bytes and the shared secret as a handle. A bad public value of the peer is
 //! the peer's fault and ends in illegal_parameter; everything else is noted as a failure of ours.
 
-use keyhaven_hsm::{ExchangeKey, Token, Worker};
+use keyhaven_hsm::{ExchangeKey, Token, TokenSecret, Worker};
 use keyhaven_types::NamedGroup;
 use rustls::{
     Error, PeerMisbehaved,
@@ -11,7 +11,11 @@ use rustls::{
     ffdhe_groups::FfdheGroup,
 };
 
-use crate::{context, error::Failure};
+use crate::{
+    context::{self, Place},
+    error::Failure,
+    secrets::{Index, to_handle},
+};
 
 /// One group; which side it runs on is decided by each handshake's context.
 #[derive(Debug)]
@@ -24,29 +28,18 @@ impl Group {
     pub(crate) const fn new(name: NamedGroup, software: &'static dyn SupportedKxGroup) -> Self {
         Self { name, software }
     }
-
-    fn start_in_token(&self, token: &Token) -> Result<Box<dyn ActiveKeyExchange>, Error> {
-        let key = Worker::with_current(|worker| worker.generate_exchange(token, self.name))
-            .and_then(|made| made)
-            .map_err(failed)?;
-        Ok(Box::new(TokenExchange {
-            key,
-            group: self.name(),
-        }))
-    }
 }
 
 impl SupportedKxGroup for Group {
     fn start(&self) -> Result<Box<dyn ActiveKeyExchange>, Error> {
-        let token = context::with(|context| context.exchange.clone())
-            .ok_or_else(|| Error::General("a key exchange outside a step".into()))?;
-        let exchange = match token {
-            Some(token) => self.start_in_token(&token)?,
+        let exchange = match token()? {
+            Some(place) => Box::new(TokenExchange {
+                key: generate(&place.token, self.name)?,
+                group: self.name(),
+            }),
             None => self.software.start()?,
         };
-        context::with(|context| {
-            context.public_value = Some((u16::from(self.name()), exchange.pub_key().to_vec()));
-        });
+        note_public_value(self.name(), exchange.pub_key());
         Ok(exchange)
     }
 
@@ -68,6 +61,60 @@ impl SupportedKxGroup for Group {
     }
 }
 
+/// Where this handshake's exchange runs, when in a token.
+pub(crate) struct InToken {
+    pub(crate) token: Token,
+    pub(crate) ml_kem: bool,
+}
+
+pub(crate) fn token() -> Result<Option<InToken>, Error> {
+    context::with(|context| match &context.facts.place {
+        Place::Software => None,
+        Place::Token { token, ml_kem, .. } => Some(InToken {
+            token: token.clone(),
+            ml_kem: *ml_kem,
+        }),
+    })
+    .ok_or_else(|| Error::General("a key exchange outside a step".into()))
+}
+
+/// Makes a key pair in the token.
+pub(crate) fn generate(token: &Token, group: NamedGroup) -> Result<ExchangeKey, Error> {
+    Worker::with_current(|worker| worker.generate_exchange(token, group))
+        .and_then(|made| made)
+        .map_err(failed)
+}
+
+/// Agrees on a secret that stays in the token.
+pub(crate) fn agree(key: &ExchangeKey, peer: &[u8]) -> Result<TokenSecret, Error> {
+    Worker::with_current(|worker| worker.agree(key, peer))
+        .and_then(|agreed| agreed)
+        .map_err(failed)
+}
+
+/// Keeps a secret for the length of the handshake, and gives rustls its handle.
+pub(crate) fn shared(
+    keep: impl FnOnce(&mut context::Context) -> Index,
+) -> Result<SharedSecret, Error> {
+    let index = context::with(keep)
+        .ok_or_else(|| Error::General("a key exchange outside a step".into()))?;
+    Ok(SharedSecret::from(&to_handle(index)[..]))
+}
+
+/// For the signing guard.
+pub(crate) fn note_public_value(group: rustls::NamedGroup, value: &[u8]) {
+    context::with(|context| context.public_value = Some((u16::from(group), value.to_vec())));
+}
+
+/// The peer's fault as rustls says it, or a failure noted for the engine; rustls only learns that there is one.
+pub(crate) fn failed(error: keyhaven_hsm::Error) -> Error {
+    if error.is_peer_fault() {
+        return PeerMisbehaved::InvalidKeyShare.into();
+    }
+    context::fail(Failure::Token(error));
+    Error::General("the token failed".into())
+}
+
 /// A key pair in the token, which destroys it when this is dropped.
 struct TokenExchange {
     key: ExchangeKey,
@@ -76,18 +123,8 @@ struct TokenExchange {
 
 impl ActiveKeyExchange for TokenExchange {
     fn complete(self: Box<Self>, peer: &[u8]) -> Result<SharedSecret, Error> {
-        let secret =
-            Worker::with_current(|worker| worker.agree(&self.key, peer)).and_then(|agreed| agreed);
-        let secret = match secret {
-            Ok(secret) => secret,
-            Err(error) if error.is_peer_fault() => {
-                return Err(PeerMisbehaved::InvalidKeyShare.into());
-            }
-            Err(error) => return Err(failed(error)),
-        };
-        let handle = context::with(|context| context.keep(secret))
-            .ok_or_else(|| Error::General("a key exchange outside a step".into()))?;
-        Ok(SharedSecret::from(handle))
+        let secret = agree(&self.key, peer)?;
+        shared(|context| context.secrets.keep(secret))
     }
 
     fn pub_key(&self) -> &[u8] {
@@ -101,10 +138,4 @@ impl ActiveKeyExchange for TokenExchange {
     fn group(&self) -> rustls::NamedGroup {
         self.group
     }
-}
-
-/// Notes the failure for the engine; rustls only learns that there is one.
-fn failed(error: keyhaven_hsm::Error) -> Error {
-    context::fail(Failure::Token(error));
-    Error::General("the token failed".into())
 }

@@ -3,77 +3,92 @@
 //! After this the server's side of the handshake is complete although the client has proven nothing. What is
 //! released here must therefore leave the signer only behind the Finished-lock.
 
-use keyhaven_types::{AeadAlgorithm, CustodyLevel, HashAlgorithm};
+use keyhaven_types::{AeadAlgorithm, HashAlgorithm, Secret};
 use rustls::{CipherSuite, SupportedCipherSuite};
 
 use crate::{
     connection::{Connection, Pumped},
-    context::Captured,
-    engine::{Established, Released},
+    context::{self, Shown},
     error::Failure,
     keys::{self, SessionKey},
+    schedule13,
 };
 
-/// Completes rustls' handshake and takes the keys out. `captured` comes from the step that made the flight.
-pub(crate) fn release(
-    mut connection: Connection,
-    captured: Captured,
-    level: CustodyLevel,
-    server_name: String,
-) -> Result<Released, Failure> {
-    let Captured {
-        client_handshake: Some(client_handshake),
-        client_application: Some(client_application),
-        server_application: Some(server_application),
-        transcript_hash,
-    } = captured
-    else {
-        return Err(Failure::Engine(
-            "the key schedule did not show its traffic secrets",
-        ));
-    };
-    let (suite, aead, hash) = parameters(&connection)?;
+/// What the client's Finished must be, and what reads it.
+pub(crate) struct Expected {
+    pub(crate) handshake_read: SessionKey,
+    pub(crate) verify_data: Secret,
+}
 
-    let verify_data = keys::verify_data(hash, &client_handshake, &transcript_hash);
-    let handshake_read = SessionKey::from_traffic_secret(aead, hash, &client_handshake);
+/// A TLS 1.3 suite.
+#[derive(Clone, Copy)]
+pub(crate) struct Parameters {
+    pub(crate) aead: AeadAlgorithm,
+    pub(crate) hash: HashAlgorithm,
+}
+
+/// Completes rustls' handshake with the Finished that the client should send; gives what it must be, and the records
+/// that rustls sends after it: tickets.
+pub(crate) fn complete(
+    connection: &mut Connection,
+    client_handshake: &Shown,
+    transcript_hash: &[u8],
+) -> Result<(Expected, Vec<u8>), Failure> {
+    let Parameters { aead, hash } = parameters(connection)?;
+    let (handshake_read, verify_data) = match client_handshake {
+        Shown::Bytes(secret) => (
+            SessionKey::from_traffic_secret(aead, hash, secret),
+            keys::verify_data(hash, secret, transcript_hash),
+        ),
+        Shown::Handle(secret) => {
+            let label = keys::label_info(b"finished", hash.output_len());
+            let key = match context::expand(*secret, hash, b"finished", label)? {
+                Shown::Handle(key) => key,
+                Shown::Bytes(_) => return Err(Failure::Engine("a Finished key came out")),
+            };
+            (
+                traffic_key(aead, hash, *secret)?,
+                schedule13::hmac(hash, key, transcript_hash)?,
+            )
+        }
+    };
     let record = keys::finished_record(&handshake_read, &verify_data);
-    let mut after_finished = Vec::new();
-    match connection.pump(&record, &mut after_finished) {
+    let mut tickets = Vec::new();
+    match connection.pump(&record, &mut tickets) {
         Ok(Pumped::Done) => {}
         Ok(Pumped::Blocked) => {
             return Err(Failure::Engine("rustls waits for more than the Finished"));
         }
         Err(error) => return Err(Failure::Rustls(error)),
     }
-    if !after_finished.is_empty() {
-        return Err(Failure::Engine(
-            "rustls sent records after the Finished, yet tickets are off",
-        ));
-    }
-
-    let alpn = connection.alpn();
-    let (write, read) = connection.into_keys()?;
-    Ok(Released {
+    let expected = Expected {
         handshake_read,
         verify_data,
-        refusal_key: write.duplicate(),
-        server_application,
-        client_application,
-        hash,
-        transcript_hash,
-        established: Established {
-            is_tls13: true,
-            suite,
-            write,
-            read,
-            server_name,
-            alpn,
-            level,
-        },
+    };
+    Ok((expected, tickets))
+}
+
+/// The key of a traffic secret in the token: it and its IV come out (RFC 8446, section 7.3).
+fn traffic_key(
+    aead: AeadAlgorithm,
+    hash: HashAlgorithm,
+    secret: crate::secrets::Index,
+) -> Result<SessionKey, Failure> {
+    let take = |label: &[u8], len: usize| {
+        let mut bytes = zeroize::Zeroizing::new(vec![0; len]);
+        schedule13::expand_bytes(hash, secret, &keys::label_info(label, len), &mut bytes)?;
+        Ok::<_, Failure>(Secret::copy_from(&bytes))
+    };
+    Ok(SessionKey {
+        aead,
+        key: take(b"key", aead.key_len())?,
+        iv: take(b"iv", 12)?,
+        seq: 0,
     })
 }
 
-fn parameters(connection: &Connection) -> Result<(u16, AeadAlgorithm, HashAlgorithm), Failure> {
+/// The suite that was agreed on.
+pub(crate) fn parameters(connection: &Connection) -> Result<Parameters, Failure> {
     let Some(SupportedCipherSuite::Tls13(suite)) = connection.suite() else {
         return Err(Failure::Engine(
             "no TLS 1.3 suite after the server's flight",
@@ -87,5 +102,5 @@ fn parameters(connection: &Connection) -> Result<(u16, AeadAlgorithm, HashAlgori
         }
         _ => return Err(Failure::Engine("a TLS 1.3 suite that was not offered")),
     };
-    Ok((suite.common.suite.into(), aead, hash))
+    Ok(Parameters { aead, hash })
 }

@@ -11,7 +11,7 @@ pub(crate) fn admit(context: &mut Context, message: &[u8]) -> Result<(), &'stati
     if std::mem::replace(&mut context.signed, true) {
         return Err("a second signature in one handshake");
     }
-    if context.is_tls13 {
+    if context.facts.is_tls13 {
         certificate_verify(message)
     } else {
         server_key_exchange(context, message)
@@ -36,7 +36,7 @@ fn server_key_exchange(context: &Context, message: &[u8]) -> Result<(), &'static
     let (server_random, params) = rest
         .split_at_checked(32)
         .ok_or("a short ServerKeyExchange")?;
-    if client_random != context.client_random {
+    if client_random != context.facts.client_random {
         return Err("a ServerKeyExchange with another client's random");
     }
     if !context
@@ -68,9 +68,14 @@ const NAMED_CURVE: u8 = 3;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::context::Facts;
 
     fn context(is_tls13: bool) -> Context {
-        let mut context = Context::new(None, [1; 32], is_tls13, None);
+        let mut context = Context::new(Facts {
+            client_random: [1; 32],
+            is_tls13,
+            ..Facts::default()
+        });
         context.randoms.push([2; 32]);
         context.public_value = Some((0x17, vec![4; 65]));
         context

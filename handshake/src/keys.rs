@@ -61,13 +61,13 @@ impl SessionKey {
         }
     }
 
-    /// Another copy of the key, for the one alert that may be sent under it.
-    pub(crate) fn duplicate(&self) -> Self {
+    /// Another copy of the key for the one alert that may be sent under it, in the place of everything else.
+    pub(crate) fn for_refusal(&self) -> Self {
         Self {
             aead: self.aead,
             key: Secret::copy_from(self.key.expose_secret()),
             iv: Secret::copy_from(self.iv.expose_secret()),
-            seq: self.seq,
+            seq: 0,
         }
     }
 }
@@ -129,14 +129,20 @@ pub(crate) fn expand_label(
         HashAlgorithm::Sha384 => hkdf::HKDF_SHA384,
     };
     let prk = hkdf::Prk::new_less_safe(algorithm, secret.expose_secret());
-    let length_bytes = (length as u16).to_be_bytes();
-    let label_length = [6 + label.len() as u8];
-    let info = [&length_bytes[..], &label_length, b"tls13 ", label, &[0]];
+    let info = label_info(label, length);
+    let info = [&info[..]];
     let mut output = vec![0; length];
     prk.expand(&info, Length(length))
         .and_then(|okm| okm.fill(&mut output))
         .expect("lengths here are far below 255 hashes");
     Secret::new(output)
+}
+
+/// HkdfLabel with an empty context (RFC 8446, section 7.1).
+pub(crate) fn label_info(label: &[u8], length: usize) -> Vec<u8> {
+    let length = (length as u16).to_be_bytes();
+    let label_length = [6 + label.len() as u8];
+    [&length[..], &label_length, b"tls13 ", label, &[0]].concat()
 }
 
 /// The verify_data of a Finished (RFC 8446, section 4.4.4).

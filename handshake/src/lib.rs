@@ -7,26 +7,37 @@
 //! One invariant: whatever fails inside a derivation that rustls believes infallible, nothing of that
 //! handshake leaves this room but an alert.
 
+mod client_auth;
 mod client_hello;
 mod connection;
 mod context;
+mod custody;
 mod engine;
 mod error;
 mod exchange;
 mod finished;
 mod guard;
+mod hybrid;
 mod keys;
+mod offer;
 mod provider;
+mod random;
 mod rekey;
-mod schedule;
+mod resolver;
+mod schedule12;
+mod schedule13;
+mod secrets;
 mod signing;
 mod site;
 mod tickets;
 
 pub use client_hello::{ClientHello, ClientHelloError};
-pub use engine::{Established, Expect, Handshake, Released, Step, StepResult};
+pub use custody::Custody;
+pub use engine::{
+    Established, Expect, Handshake, RekeySecrets, Released, Step, StepResult, TrafficSecret,
+};
 pub use error::{Failure, Refusal};
 pub use keys::{SessionKey, alert_record};
 pub use rekey::{RekeyBinding, RekeyError, RekeyFacts, Rekeyed, SealKey, Sealer};
 pub use site::{Authorities, ClientAuth, Site, SiteError, SiteKey, SiteSpec, TicketSpec};
-pub use tickets::TicketKey;
+pub use tickets::{Clock, TicketKey};

@@ -7,13 +7,11 @@ use std::sync::LazyLock;
 use keyhaven_types::{HashAlgorithm, NamedGroup};
 use rustls::{
     CipherSuiteCommon, SupportedCipherSuite, Tls12CipherSuite, Tls13CipherSuite,
-    crypto::{CryptoProvider, GetRandomFailed, SecureRandom, aws_lc_rs},
+    crypto::{CryptoProvider, GetRandomFailed, SecureRandom, SupportedKxGroup, aws_lc_rs},
 };
 
 use crate::{
-    context,
-    exchange::Group,
-    schedule::{Schedule12, Schedule13},
+    context, exchange::Group, hybrid::Hybrid, schedule12::Schedule12, schedule13::Schedule13,
 };
 
 /// A cipher suite with what a choice between configurations turns on.
@@ -44,12 +42,22 @@ pub(crate) fn suites() -> &'static [Suite] {
     &SUITES
 }
 
-/// A provider that offers these suites with this one group.
-pub(crate) fn provider(group: NamedGroup, suites: Vec<SupportedCipherSuite>) -> CryptoProvider {
-    let group: &'static Group = match group {
-        NamedGroup::Secp256r1 => &SECP256R1,
-        NamedGroup::Secp384r1 => &SECP384R1,
-        NamedGroup::X25519 => &X25519,
+/// How a shared secret is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Exchange {
+    /// One group.
+    Classic(NamedGroup),
+    /// X25519MLKEM768.
+    Hybrid,
+}
+
+/// A provider that offers these suites with this one exchange.
+pub(crate) fn provider(exchange: Exchange, suites: Vec<SupportedCipherSuite>) -> CryptoProvider {
+    let group: &'static dyn SupportedKxGroup = match exchange {
+        Exchange::Classic(NamedGroup::Secp256r1) => &SECP256R1,
+        Exchange::Classic(NamedGroup::Secp384r1) => &SECP384R1,
+        Exchange::Classic(NamedGroup::X25519) => &X25519,
+        Exchange::Hybrid => &Hybrid,
     };
     CryptoProvider {
         cipher_suites: suites,

@@ -2,7 +2,9 @@
 //!
 //! A proxy holds keys, not traffic secrets: it brings the sealed state back and gets the next key with the
 //! next state. The seal binds connection, proxy, direction, generation, suite and site, and ends with the
-//! connection's lifetime. Whether the proxy may still have a key is decided by the caller, each time.
+//! connection's lifetime. Up to `master` the traffic secret is bytes in this process and is sealed here; at `schedule`
+//! it is wrapped and sealed by two keys of the token, see `hsm`'s vault. Whether the proxy may still have a key is
+//! decided by the caller, each time.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -11,10 +13,14 @@ use aws_lc_rs::{
     hkdf,
     rand::{SecureRandom as _, SystemRandom},
 };
+use keyhaven_hsm::{Kept, Vault, Worker};
 use keyhaven_types::{AeadAlgorithm, Direction, HashAlgorithm, Secret};
 use zeroize::Zeroizing;
 
-use crate::keys::{self, SessionKey};
+use crate::{
+    engine::TrafficSecret,
+    keys::{self, SessionKey},
+};
 
 /// What a site's signers share: at least 32 random bytes, from which a sealing key comes each day.
 pub struct SealKey(hkdf::Prk);
@@ -70,7 +76,7 @@ pub struct RekeyFacts {
 }
 
 /// Why no next key is given.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 pub enum RekeyError {
     /// Too short, of another format, or not sealed here for this connection, proxy and direction.
     #[error("the state does not open")]
@@ -87,6 +93,12 @@ pub enum RekeyError {
     /// The sealing itself failed.
     #[error("the seal failed")]
     Crypto,
+    /// The traffic secret is in a token, and no keys of that token are given for it.
+    #[error("the site keeps no keys for rekey states in its token")]
+    NoVault,
+    /// The token failed.
+    #[error("the token failed")]
+    Token(#[from] keyhaven_hsm::Error),
 }
 
 /// The next key, and the state for the one after it.
@@ -109,86 +121,168 @@ impl Sealer {
         Self(key)
     }
 
-    /// Seals the traffic secret in use so that it gives the key of `generation`.
+    /// Seals the traffic secret in use so that it gives the key of `generation`. `vault` is the site's; only a secret
+    /// in the token needs it, and `worker`.
     pub fn seal(
         &self,
+        worker: Option<(&Worker, &Vault)>,
         now: SystemTime,
         binding: RekeyBinding<'_>,
         facts: RekeyFacts,
         generation: u32,
+        secret: &TrafficSecret,
+    ) -> Result<Vec<u8>, RekeyError> {
+        let header = |format| {
+            Header {
+                format,
+                issued: seconds(now),
+                generation,
+                facts,
+            }
+            .encode()
+        };
+        match secret {
+            TrafficSecret::Bytes(secret) => {
+                self.seal_here(now, header(FORMAT_HERE), binding, secret)
+            }
+            TrafficSecret::Token(secret) => {
+                let (worker, vault) = worker.ok_or(RekeyError::NoVault)?;
+                let header = header(FORMAT_TOKEN);
+                let aad = aad(&header, binding);
+                let day = seconds(now) / DAY;
+                let sealed = worker.vault_seal(vault, day, &aad, &[], secret)?;
+                Ok([&header[..], &sealed].concat())
+            }
+        }
+    }
+
+    fn seal_here(
+        &self,
+        now: SystemTime,
+        header: [u8; HEADER_LEN],
+        binding: RekeyBinding<'_>,
         secret: &Secret,
     ) -> Result<Vec<u8>, RekeyError> {
-        let header = Header {
-            issued: seconds(now),
-            generation,
-            facts,
-        }
-        .encode();
         let key = self.0.of_day(seconds(now) / DAY)?;
-        let mut body = Zeroizing::new(secret.expose_secret().to_vec());
         // Sealed in a buffer with room for the tag, so that no copy of the secret is left by a reallocation.
-        let mut sealed = Vec::with_capacity(body.len() + 16);
-        sealed.extend_from_slice(&body);
-        body.clear();
+        let mut sealed = Vec::with_capacity(secret.len() + 16);
+        sealed.extend_from_slice(secret.expose_secret());
         let nonce = key
             .seal_in_place_append_tag(Aad::from(aad(&header, binding)), &mut sealed)
             .map_err(|_| RekeyError::Crypto)?;
         Ok([&header[..], nonce.as_ref(), &sealed].concat())
     }
 
-    /// Opens a state and makes the key of `generation`, if `may_use` still grants the site.
-    pub fn next(
+    /// Whether a state can be opened in its site's token alone, on a worker thread.
+    pub fn needs_token(state: &[u8]) -> bool {
+        state.first() == Some(&FORMAT_TOKEN)
+    }
+
+    /// Opens a state and makes the key of `generation`. `worker` is there when the state needs a token. `site` gives the vault of a site that the proxy may still
+    /// use: `None` refuses it, `Some(None)` is a site whose traffic secrets are not in a token.
+    pub fn next<'v>(
         &self,
+        worker: Option<&Worker>,
         now: SystemTime,
         binding: RekeyBinding<'_>,
         generation: u32,
         state: &[u8],
-        may_use: impl FnOnce(&[u8; 32]) -> bool,
+        site: impl FnOnce(&[u8; 32]) -> Option<Option<&'v Vault>>,
     ) -> Result<Rekeyed, RekeyError> {
-        let (header_bytes, rest) = state
+        let (header_bytes, sealed) = state
             .split_first_chunk::<HEADER_LEN>()
             .ok_or(RekeyError::Unopened)?;
-        let (nonce, sealed) = rest.split_first_chunk::<12>().ok_or(RekeyError::Unopened)?;
         let header = Header::decode(header_bytes).ok_or(RekeyError::Unopened)?;
-        let key = self.0.of_day(header.issued / DAY)?;
-        let mut body = Zeroizing::new(sealed.to_vec());
-        let secret = key
-            .open_in_place(
-                Nonce::assume_unique_for_key(*nonce),
-                Aad::from(aad(header_bytes, binding)),
-                &mut body,
-            )
-            .map_err(|_| RekeyError::Unopened)?;
-        let Header {
-            issued,
-            generation: sealed_generation,
-            facts,
-        } = header;
-        if secret.len() != facts.hash.output_len() {
-            return Err(RekeyError::Unopened);
-        }
-        if generation != sealed_generation {
+        let facts = header.facts;
+        let aad = aad(header_bytes, binding);
+        // Nothing is opened in a token for whoever may not use the site.
+        let vault = site(&facts.site).ok_or(RekeyError::Denied);
+        let secret = match header.format {
+            FORMAT_HERE => TrafficSecret::Bytes(self.open_here(&header, aad, sealed)?),
+            _ => {
+                let vault = vault.as_ref().map_err(|_| RekeyError::Denied)?;
+                let (vault, worker) = vault.zip(worker).ok_or(RekeyError::NoVault)?;
+                let (day, len) = (seconds(now) / DAY, facts.hash.output_len());
+                let opened = worker.vault_open(vault, day, &aad, sealed, len, Kept::Wrappable)?;
+                TrafficSecret::Token(opened.ok_or(RekeyError::Unopened)?.secret)
+            }
+        };
+        if generation != header.generation {
             return Err(RekeyError::Generation);
         }
-        if now >= facts.not_after || issued > seconds(now) + CLOCK_SKEW {
+        if now >= facts.not_after || header.issued > seconds(now) + CLOCK_SKEW {
             return Err(RekeyError::Expired);
         }
-        if !may_use(&facts.site) {
-            return Err(RekeyError::Denied);
-        }
-        let secret = Secret::copy_from(secret);
-        let next = keys::expand_label(facts.hash, &secret, b"traffic upd", facts.hash.output_len());
+        let vault = vault?;
         let after = generation.checked_add(1).ok_or(RekeyError::Expired)?;
+        let (key, next) = update(worker, facts, &secret)?;
+        let with = worker.zip(vault);
         Ok(Rekeyed {
-            key: SessionKey::from_traffic_secret(facts.aead, facts.hash, &next),
-            state: self.seal(now, binding, facts, after, &next)?,
+            key,
+            state: self.seal(with, now, binding, facts, after, &next)?,
             facts,
         })
+    }
+
+    fn open_here(
+        &self,
+        header: &Header,
+        aad: Vec<u8>,
+        sealed: &[u8],
+    ) -> Result<Secret, RekeyError> {
+        let (nonce, sealed) = sealed
+            .split_first_chunk::<12>()
+            .ok_or(RekeyError::Unopened)?;
+        let key = self.0.of_day(header.issued / DAY)?;
+        let mut body = Zeroizing::new(sealed.to_vec());
+        let nonce = Nonce::assume_unique_for_key(*nonce);
+        let secret = key
+            .open_in_place(nonce, Aad::from(aad), &mut body)
+            .map_err(|_| RekeyError::Unopened)?;
+        if secret.len() != header.facts.hash.output_len() {
+            return Err(RekeyError::Unopened);
+        }
+        Ok(Secret::copy_from(secret))
+    }
+}
+
+/// The next traffic secret with its key (RFC 8446, section 7.2), on whichever side the present one is.
+fn update(
+    worker: Option<&Worker>,
+    facts: RekeyFacts,
+    secret: &TrafficSecret,
+) -> Result<(SessionKey, TrafficSecret), RekeyError> {
+    let RekeyFacts { aead, hash, .. } = facts;
+    match secret {
+        TrafficSecret::Bytes(secret) => {
+            let next = keys::expand_label(hash, secret, b"traffic upd", hash.output_len());
+            let key = SessionKey::from_traffic_secret(aead, hash, &next);
+            Ok((key, TrafficSecret::Bytes(next)))
+        }
+        TrafficSecret::Token(secret) => {
+            let worker = worker.ok_or(RekeyError::NoVault)?;
+            let len = hash.output_len();
+            let info = keys::label_info(b"traffic upd", len);
+            let next = worker.expand_secret(hash, secret, &info, len, Kept::Wrappable)?;
+            let take = |label: &[u8], len: usize| {
+                let mut bytes = Zeroizing::new(vec![0; len]);
+                worker.expand_bytes(hash, &next, &keys::label_info(label, len), &mut bytes)?;
+                Ok::<_, RekeyError>(Secret::copy_from(&bytes))
+            };
+            let key = SessionKey {
+                aead,
+                key: take(b"key", aead.key_len())?,
+                iv: take(b"iv", 12)?,
+                seq: 0,
+            };
+            Ok((key, TrafficSecret::Token(next)))
+        }
     }
 }
 
 /// What stands in clear before the sealed secret; authenticated with it.
 struct Header {
+    format: u8,
     issued: u64,
     generation: u32,
     facts: RekeyFacts,
@@ -197,7 +291,7 @@ struct Header {
 impl Header {
     fn encode(&self) -> [u8; HEADER_LEN] {
         let mut bytes = [0; HEADER_LEN];
-        bytes[0] = FORMAT;
+        bytes[0] = self.format;
         bytes[1] = match self.facts.aead {
             AeadAlgorithm::Aes128Gcm => 1,
             AeadAlgorithm::Aes256Gcm => 2,
@@ -226,11 +320,12 @@ impl Header {
             2 => HashAlgorithm::Sha384,
             _ => return None,
         };
-        if bytes[0] != FORMAT || bytes[3] != 0 {
+        if !matches!(bytes[0], FORMAT_HERE | FORMAT_TOKEN) || bytes[3] != 0 {
             return None;
         }
         let not_after = UNIX_EPOCH.checked_add(Duration::from_secs(u64_at(bytes, 16)))?;
         Some(Self {
+            format: bytes[0],
             issued: u64_at(bytes, 8),
             generation: u32::from_be_bytes([bytes[4], bytes[5], bytes[6], bytes[7]]),
             facts: RekeyFacts {
@@ -268,7 +363,9 @@ fn seconds(time: SystemTime) -> u64 {
         .map_or(0, |since| since.as_secs())
 }
 
-const FORMAT: u8 = 1;
+/// Sealed in the signer's process, or by the token.
+const FORMAT_HERE: u8 = 1;
+const FORMAT_TOKEN: u8 = 2;
 const HEADER_LEN: usize = 56;
 const DAY: u64 = 86_400;
 /// How far a fellow signer's clock may be ahead, in seconds.

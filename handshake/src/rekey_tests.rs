@@ -32,7 +32,14 @@ fn sealer() -> Sealer {
 
 fn state(sealer: &Sealer) -> Vec<u8> {
     sealer
-        .seal(now(), binding(), facts(), 1, &Secret::new(vec![9; 32]))
+        .seal(
+            None,
+            now(),
+            binding(),
+            facts(),
+            1,
+            &TrafficSecret::Bytes(Secret::new(vec![9; 32])),
+        )
         .unwrap()
 }
 
@@ -40,11 +47,13 @@ fn state(sealer: &Sealer) -> Vec<u8> {
 fn generations_follow_each_other_over_midnight_and_over_signers() {
     let sealed = state(&sealer());
     let first = sealer()
-        .next(now(), binding(), 1, &sealed, |site| *site == [5; 32])
+        .next(None, now(), binding(), 1, &sealed, |site| {
+            (*site == [5; 32]).then_some(None)
+        })
         .unwrap();
     let later = now() + Duration::from_secs(80_000);
     let second = sealer()
-        .next(later, binding(), 2, &first.state, |_| true)
+        .next(None, later, binding(), 2, &first.state, |_| Some(None))
         .unwrap();
     assert_ne!(
         first.key.key.expose_secret(),
@@ -66,7 +75,7 @@ fn the_ratchet_is_the_standards() {
         &Secret::copy_from(next.as_ref()),
     );
     let made = sealer()
-        .next(now(), binding(), 1, &state(&sealer()), |_| true)
+        .next(None, now(), binding(), 1, &state(&sealer()), |_| Some(None))
         .unwrap();
     assert_eq!(made.key.key.expose_secret(), expected.key.expose_secret());
     assert_eq!(made.key.iv.expose_secret(), expected.iv.expose_secret());
@@ -77,46 +86,58 @@ fn a_state_serves_only_what_it_was_sealed_for() {
     let sealed = state(&sealer());
     let open = |binding, generation, at, allowed: bool| {
         sealer()
-            .next(at, binding, generation, &sealed, |_| allowed)
+            .next(None, at, binding, generation, &sealed, |_| {
+                allowed.then_some(None)
+            })
             .err()
     };
     let other = RekeyBinding {
         connection: &[4; 32],
         ..binding()
     };
-    assert_eq!(open(other, 1, now(), true), Some(RekeyError::Unopened));
+    assert!(matches!(
+        open(other, 1, now(), true),
+        Some(RekeyError::Unopened)
+    ));
     let other = RekeyBinding {
         proxy: "spiffe://example.org/proxy/b",
         ..binding()
     };
-    assert_eq!(open(other, 1, now(), true), Some(RekeyError::Unopened));
+    assert!(matches!(
+        open(other, 1, now(), true),
+        Some(RekeyError::Unopened)
+    ));
     let other = RekeyBinding {
         direction: Direction::Read,
         ..binding()
     };
-    assert_eq!(open(other, 1, now(), true), Some(RekeyError::Unopened));
-    assert_eq!(
+    assert!(matches!(
+        open(other, 1, now(), true),
+        Some(RekeyError::Unopened)
+    ));
+    assert!(matches!(
         open(binding(), 2, now(), true),
         Some(RekeyError::Generation)
-    );
-    assert_eq!(
+    ));
+    assert!(matches!(
         open(binding(), 0, now(), true),
         Some(RekeyError::Generation)
-    );
-    assert_eq!(
+    ));
+    assert!(matches!(
         open(binding(), 1, facts().not_after, true),
         Some(RekeyError::Expired)
-    );
-    assert_eq!(
+    ));
+    assert!(matches!(
         open(binding(), 1, now() - Duration::from_secs(600), true),
         Some(RekeyError::Expired)
-    );
-    assert_eq!(open(binding(), 1, now(), false), Some(RekeyError::Denied));
+    ));
+    assert!(matches!(
+        open(binding(), 1, now(), false),
+        Some(RekeyError::Denied)
+    ));
     let stranger = Sealer::new(SealKey::generate().unwrap());
-    assert_eq!(
-        stranger.next(now(), binding(), 1, &sealed, |_| true).err(),
-        Some(RekeyError::Unopened)
-    );
+    let opened = stranger.next(None, now(), binding(), 1, &sealed, |_| Some(None));
+    assert!(matches!(opened, Err(RekeyError::Unopened)));
 }
 
 #[test]
@@ -127,17 +148,29 @@ fn every_altered_bit_and_every_truncation_is_refused() {
         altered[at] ^= 1;
         assert!(
             sealer()
-                .next(now(), binding(), 1, &altered, |_| true)
+                .next(None, now(), binding(), 1, &altered, |_| Some(None))
                 .is_err(),
             "{at}"
         );
         assert!(
             sealer()
-                .next(now(), binding(), 1, &sealed[..at], |_| true)
+                .next(None, now(), binding(), 1, &sealed[..at], |_| Some(None))
                 .is_err(),
             "{at}"
         );
     }
+}
+
+#[test]
+fn a_state_of_a_token_opens_nowhere_else() {
+    let mut sealed = state(&sealer());
+    assert!(!Sealer::needs_token(&sealed));
+    sealed[0] = FORMAT_TOKEN;
+    assert!(Sealer::needs_token(&sealed));
+    let opened = sealer().next(None, now(), binding(), 1, &sealed, |_| Some(None));
+    assert!(matches!(opened, Err(RekeyError::NoVault)));
+    let opened = sealer().next(None, now(), binding(), 1, &sealed, |_| None);
+    assert!(matches!(opened, Err(RekeyError::Denied)));
 }
 
 #[test]

@@ -24,7 +24,9 @@ impl fmt::Debug for TokenSigningKey {
 
 impl SigningKey for TokenSigningKey {
     fn choose_scheme(&self, offered: &[rustls::SignatureScheme]) -> Option<Box<dyn Signer>> {
-        let scheme = SignatureScheme::of(self.0.algorithm())
+        let scheme = self
+            .0
+            .schemes()
             .iter()
             .copied()
             .find(|scheme| offered.contains(&rustls_scheme(*scheme)))?;

@@ -1,33 +1,26 @@
 //! What is offered under a name: keys with their certificates, protocols, and what the token can do.
 //!
-//! rustls takes the group from the client's order and one suite list for all groups. So there is one rustls
-//! configuration a group, with just the suites whose derivations the token has proven for that group, and the
-//! choice between them is made here, in the token's order. Who may use a site is decided before.
+//! Chooses among the offers by what a client can do, in the token's order. Who may use a site is decided before.
 
 use std::{
-    sync::{Arc, LazyLock},
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
-use keyhaven_hsm::{PrivateKey, Profile, Token};
-use keyhaven_types::{
-    CustodyLevel, HashAlgorithm, KeyAlgorithm, NamedGroup, SignatureScheme, alert,
-};
-use rustls::{
-    ServerConfig, SupportedCipherSuite,
-    server::{ClientHello as RustlsHello, NoServerSessionStorage, ResolvesServerCert},
-    sign::CertifiedKey,
-    version::{TLS12, TLS13},
-};
+use aws_lc_rs::digest;
+use keyhaven_hsm::{PrivateKey, Profile, Token, Vault, VaultPurpose};
+use keyhaven_types::{CustodyLevel, alert};
+use rustls::ServerConfig;
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer};
 
 use crate::{
+    client_auth,
     client_hello::ClientHello,
-    context,
-    error::{Failure, Refusal},
-    provider::{self, Suite},
-    signing::{TokenSigningKey, rustls_scheme},
-    tickets::TicketKey,
+    context::{Facts, Place},
+    error::Refusal,
+    offer::{self, Offer, Offering, Ways},
+    resolver::Resolver,
+    tickets::{Clock, TicketKey, TicketPolicy},
 };
 
 /// One key of a site with its chain, leaf first.
@@ -107,6 +100,8 @@ pub struct SiteSpec {
     pub prefer_hybrid: bool,
     /// Whether the token's keys for rekey states are token objects that every signer of the token shares.
     pub rekey_persistent: bool,
+    /// Tells the time; another one only in tests.
+    pub clock: Clock,
 }
 
 /// Why a site cannot be served.
@@ -127,6 +122,9 @@ pub enum SiteError {
         /// What is proven for TLS 1.2.
         tls12: CustodyLevel,
     },
+    /// The clients' authorities or revocation lists are not usable.
+    #[error("clients' certificates cannot be judged: {0}")]
+    Authorities(String),
     /// rustls refuses the configuration.
     #[error("rustls refuses the site's configuration")]
     Rustls(#[from] rustls::Error),
@@ -138,26 +136,26 @@ pub struct Site {
     tls12: CustodyLevel,
     tls13: CustodyLevel,
     exchange: Token,
+    ml_kem: bool,
     alpn: Vec<Vec<u8>>,
     alpn_required: bool,
-}
-
-/// One group with the configuration that offers it.
-struct Offer {
-    group: u16,
-    config: Arc<ServerConfig>,
-    tls13: Vec<u16>,
-    tls12: Vec<u16>,
+    tickets: Option<Arc<TicketPolicy>>,
+    rekey_vault: Option<Vault>,
+    asks_clients: bool,
+    prefer_hybrid: bool,
+    clock: Clock,
 }
 
 /// What a ClientHello is answered with.
 pub(crate) struct Choice {
     pub(crate) config: Arc<ServerConfig>,
-    pub(crate) level: CustodyLevel,
-    pub(crate) exchange: Option<Token>,
-    pub(crate) is_tls13: bool,
+    pub(crate) facts: Facts,
     /// Whether the handshake must end with a protocol: a second ClientHello may name others than the first.
     pub(crate) alpn_required: bool,
+    /// Whether the client is asked for a certificate.
+    pub(crate) asks_client: bool,
+    /// Whether half of the exchange runs outside the token.
+    pub(crate) is_half_outside: bool,
 }
 
 impl Site {
@@ -167,42 +165,56 @@ impl Site {
             return Err(SiteError::NoKey);
         }
         let tls12 = spec.profile.tls12.min(spec.custody_max);
-        let tls13 = spec.profile.tls13.min(spec.custody_max);
-        if tls12.max(tls13) < spec.custody_min {
+        let mut tls13 = spec.profile.tls13.min(spec.custody_max);
+        // Traffic secrets must survive in a rekey state: without keys to wrap them they cannot stay in the token.
+        if !spec.profile.vault {
+            tls13 = tls13.min(CustodyLevel::Master);
+        }
+        let keys_min = spec.keys.iter().map(|key| key.custody_min).max();
+        let min = keys_min.map_or(spec.custody_min, |of_keys| of_keys.max(spec.custody_min));
+        if tls12.max(tls13) < min {
             return Err(SiteError::BelowMinimum {
-                min: spec.custody_min,
+                min,
                 tls13: spec.profile.tls13,
                 tls12: spec.profile.tls12,
             });
         }
-        let resolver: Arc<dyn ResolvesServerCert> = Arc::new(Resolver::new(&spec.keys));
         let algorithms: Vec<_> = spec.keys.iter().map(|key| key.key.algorithm()).collect();
-        let mut offers: Vec<Offer> = Vec::new();
-        for group in group_order(&spec.profile, tls12, tls13) {
-            let usable: Vec<&Suite> = provider::suites()
-                .iter()
-                .filter(|suite| {
-                    let level = if suite.is_tls13() { tls13 } else { tls12 };
-                    level >= spec.custody_min
-                        && is_proven(&spec.profile, level, suite, group)
-                        && (suite.is_tls13() || signs_for(suite, &algorithms))
-                })
-                .collect();
-            if !usable.is_empty() {
-                offers.push(Offer::new(group, &usable, &resolver, &spec.alpn)?);
-            }
+        let client_verifier = client_auth::verifier(&spec.client_auth)?;
+        let asks_clients = client_verifier.is_some();
+        let tickets = ticket_policy(&spec, tls12.max(tls13)).filter(|_| !asks_clients);
+        let least = spec.keys.iter().map(|key| key.custody_min).min();
+        let offers = Offering {
+            profile: &spec.profile,
+            tls12,
+            tls13,
+            custody_min: least.map_or(spec.custody_min, |of_keys| of_keys.max(spec.custody_min)),
+            algorithms: &algorithms,
+            prefer_hybrid: spec.prefer_hybrid,
+            ways: Ways {
+                resolver: Arc::new(Resolver::new(&spec.keys)),
+                alpn: spec.alpn.clone(),
+                client_verifier,
+                has_tickets: tickets.is_some(),
+                clock: spec.clock.clone(),
+            },
         }
-        // A configuration without TLS 1.3 would not mark its TLS 1.2 as a downgrade (RFC 8446, section 4.1.3).
-        if offers.iter().any(|offer| !offer.tls13.is_empty()) {
-            offers.retain(|offer| !offer.tls13.is_empty());
-        }
+        .offers()?;
+        let rekey_vault = (tls13 == CustodyLevel::Schedule)
+            .then(|| Vault::new(&spec.exchange, VaultPurpose::Rekey, spec.rekey_persistent));
         Ok(Self {
             offers,
             tls12,
             tls13,
             exchange: spec.exchange,
+            ml_kem: spec.profile.ml_kem,
             alpn: spec.alpn,
             alpn_required: spec.alpn_required,
+            tickets: tickets.map(Arc::new),
+            rekey_vault,
+            asks_clients,
+            prefer_hybrid: spec.prefer_hybrid,
+            clock: spec.clock,
         })
     }
 
@@ -211,8 +223,23 @@ impl Site {
         (self.tls12, self.tls13)
     }
 
+    /// What is offered, most preferred first: the group's code point with the code points of its suites.
+    pub fn offers(&self) -> Vec<(u16, Vec<u16>)> {
+        let suites = |offer: &Offer| [&offer.tls13[..], &offer.tls12].concat();
+        self.offers
+            .iter()
+            .map(|offer| (offer.group, suites(offer)))
+            .collect()
+    }
+
+    /// The keys that rekey states of this site are sealed with, when traffic secrets stay in the token.
+    pub fn rekey_vault(&self) -> Option<&Vault> {
+        self.rekey_vault.as_ref()
+    }
+
     /// Chooses by what the client can do. TLS 1.3: the token's first group among those that the client sent
-    /// a share for, because a round trip costs more than any group; else the token's first.
+    /// a share for, because a round trip costs more than any group; else the token's first. A group that takes the
+    /// level down comes last, share or not, unless it is preferred.
     pub(crate) fn choose(&self, hello: &ClientHello) -> Result<Choice, Refusal> {
         self.check_alpn(hello)?;
         let is_tls13 =
@@ -222,28 +249,47 @@ impl Site {
             hello.groups.contains(&offer.group)
                 && suites.iter().any(|suite| hello.suites.contains(suite))
         };
+        let keeps_level = |offer: &&Offer| offer.level.is_none() || self.prefer_hybrid;
         let offer = self
             .offers
             .iter()
             .filter(can)
+            .filter(keeps_level)
             .find(|offer| is_tls13 && hello.shares.contains(&offer.group))
+            .or_else(|| self.offers.iter().filter(can).find(keeps_level))
             .or_else(|| self.offers.iter().find(can))
             // With nothing in common rustls finds the right alert.
             .or_else(|| self.offers.first())
             .ok_or_else(|| Refusal::ours(alert::HANDSHAKE_FAILURE, "the site offers nothing"))?;
-        let level = if is_tls13 { self.tls13 } else { self.tls12 };
-        let exchange = (level >= CustodyLevel::Premaster).then(|| self.exchange.clone());
+        let version_level = if is_tls13 { self.tls13 } else { self.tls12 };
         Ok(Choice {
             config: offer.config.clone(),
-            level,
-            exchange,
-            is_tls13,
+            facts: Facts {
+                server_name: hello.server_name.clone(),
+                client_random: hello.random,
+                is_tls13,
+                place: self.place(version_level),
+                level: offer.level.unwrap_or(version_level),
+                tickets: self.tickets.clone(),
+                now: Some(self.clock.now()),
+            },
             alpn_required: self.needs_protocol(),
+            asks_client: self.asks_clients,
+            is_half_outside: offer.level.is_some(),
         })
     }
-}
 
-impl Site {
+    fn place(&self, level: CustodyLevel) -> Place {
+        if level < CustodyLevel::Premaster {
+            return Place::Software;
+        }
+        Place::Token {
+            token: self.exchange.clone(),
+            level,
+            ml_kem: self.ml_kem,
+        }
+    }
+
     /// A client that names no protocol speaks HTTP/1.1 by custom; where that is not served it must name another.
     fn needs_protocol(&self) -> bool {
         let serves_http1 = self.alpn.iter().any(|protocol| protocol == b"http/1.1");
@@ -266,197 +312,42 @@ impl Site {
     }
 }
 
-impl Offer {
-    fn new(
-        group: NamedGroup,
-        suites: &[&Suite],
-        resolver: &Arc<dyn ResolvesServerCert>,
-        alpn: &[Vec<u8>],
-    ) -> Result<Self, rustls::Error> {
-        let codes = |is_tls13| {
-            suites
-                .iter()
-                .filter(|s| s.is_tls13() == is_tls13)
-                .map(|s| s.code())
-                .collect::<Vec<_>>()
-        };
-        let mut config = base_config(group, suites.iter().map(|suite| suite.rustls).collect())?;
-        config.cert_resolver = resolver.clone();
-        config.alpn_protocols = alpn.to_vec();
-        Ok(Self {
-            group: group as u16,
-            config: Arc::new(config),
-            tls13: codes(true),
-            tls12: codes(false),
-        })
-    }
-}
-
 /// The answer where there is no site, or none for this caller: rustls judges the message, then it is refused.
 pub(crate) fn nowhere(hello: &ClientHello) -> Choice {
-    static CONFIG: LazyLock<Arc<ServerConfig>> = LazyLock::new(|| {
-        let suites = provider::suites()
-            .iter()
-            .map(|suite| suite.rustls)
-            .collect();
-        Arc::new(
-            base_config(NamedGroup::Secp256r1, suites)
-                .expect("every suite with P-256 is a configuration that rustls takes"),
-        )
-    });
     Choice {
-        config: CONFIG.clone(),
-        level: CustodyLevel::Signature,
-        exchange: None,
-        is_tls13: hello.offers_tls13,
+        config: offer::of_nowhere(),
+        facts: Facts {
+            server_name: hello.server_name.clone(),
+            client_random: hello.random,
+            is_tls13: hello.offers_tls13,
+            ..Facts::default()
+        },
         alpn_required: false,
+        asks_client: false,
+        is_half_outside: false,
     }
 }
 
-/// What every configuration has in common; it resolves no certificate.
-fn base_config(
-    group: NamedGroup,
-    suites: Vec<SupportedCipherSuite>,
-) -> Result<ServerConfig, rustls::Error> {
-    let mut versions = Vec::new();
-    for (version, wanted) in [(&TLS13, true), (&TLS12, false)] {
-        if suites
-            .iter()
-            .any(|suite| matches!(suite, SupportedCipherSuite::Tls13(_)) == wanted)
-        {
-            versions.push(version);
-        }
+/// Binds tickets to the site and to its ways: a change of either makes old tickets worthless.
+fn ticket_policy(spec: &SiteSpec, level: CustodyLevel) -> Option<TicketPolicy> {
+    let tickets = spec.tickets.as_ref()?;
+    let is_in_token = level > CustodyLevel::Premaster;
+    let mut ways = digest::Context::new(&digest::SHA256);
+    ways.update(client_auth::name(&spec.client_auth).as_bytes());
+    for protocol in &spec.alpn {
+        ways.update(&[protocol.len() as u8]);
+        ways.update(protocol);
     }
-    let mut config = ServerConfig::builder_with_provider(provider::provider(group, suites).into())
-        .with_protocol_versions(&versions)?
-        .with_no_client_auth()
-        .with_cert_resolver(Arc::new(Resolver { keys: Vec::new() }));
-    // No session ids and no tickets: a session that rustls stored would hold a handle that is long dead.
-    config.session_storage = Arc::new(NoServerSessionStorage {});
-    config.send_tls13_tickets = 0;
-    config.max_early_data_size = 0;
-    config.require_ems = true;
-    config.enable_secret_extraction = true;
-    Ok(config)
-}
-
-/// The groups in the order in which they are offered: the token's where any exchange runs in it.
-fn group_order(profile: &Profile, tls12: CustodyLevel, tls13: CustodyLevel) -> Vec<NamedGroup> {
-    let software = [
-        NamedGroup::X25519,
-        NamedGroup::Secp256r1,
-        NamedGroup::Secp384r1,
-    ];
-    if tls12.max(tls13) < CustodyLevel::Premaster {
-        return software.to_vec();
-    }
-    let mut order = profile.groups.clone();
-    order.extend(
-        software
-            .iter()
-            .filter(|group| !profile.groups.contains(group)),
-    );
-    order
-}
-
-/// Whether a suite's first derivation is proven for a group, where it has to be.
-fn is_proven(profile: &Profile, level: CustodyLevel, suite: &Suite, group: NamedGroup) -> bool {
-    if level < CustodyLevel::Premaster {
-        return true;
-    }
-    let proven: &[(NamedGroup, HashAlgorithm)] = if suite.is_tls13() {
-        &profile.extract
-    } else {
-        &profile.prf
-    };
-    profile.groups.contains(&group) && proven.contains(&(group, suite.hash))
-}
-
-/// Whether one of the site's keys can authenticate a TLS 1.2 suite.
-fn signs_for(suite: &Suite, algorithms: &[KeyAlgorithm]) -> bool {
-    let SupportedCipherSuite::Tls12(inner) = suite.rustls else {
-        return true;
-    };
-    algorithms.iter().any(|algorithm| {
-        SignatureScheme::of(*algorithm)
-            .iter()
-            .any(|scheme| inner.sign.contains(&rustls_scheme(*scheme)))
+    ways.update(&[0, u8::from(spec.alpn_required)]);
+    Some(TicketPolicy {
+        key: tickets.key.clone(),
+        vault: (is_in_token && spec.profile.vault)
+            .then(|| Vault::new(&spec.exchange, VaultPurpose::Ticket, tickets.persistent)),
+        lifetime: tickets.lifetime.min(LIFETIME_MAX),
+        tls12: tickets.tls12,
+        binding: [&spec.id[..], ways.finish().as_ref()].concat(),
     })
 }
 
-/// Gives rustls the first key whose signature the client can verify.
-#[derive(Debug)]
-struct Resolver {
-    keys: Vec<(KeyAlgorithm, Arc<CertifiedKey>)>,
-}
-
-impl Resolver {
-    fn new(keys: &[SiteKey]) -> Self {
-        let keys = keys
-            .iter()
-            .map(|SiteKey { key, chain, .. }| {
-                let signing = Arc::new(TokenSigningKey(key.clone()));
-                (
-                    key.algorithm(),
-                    Arc::new(CertifiedKey::new(chain.clone(), signing)),
-                )
-            })
-            .collect();
-        Self { keys }
-    }
-}
-
-impl ResolvesServerCert for Resolver {
-    fn resolve(&self, hello: RustlsHello<'_>) -> Option<Arc<CertifiedKey>> {
-        let (expected, is_tls13) =
-            context::with(|context| (context.server_name.clone(), context.is_tls13))?;
-        if self.keys.is_empty() {
-            return refuse(
-                alert::UNRECOGNIZED_NAME,
-                "no site for this caller under that name",
-            );
-        }
-        if hello.server_name() != expected.as_deref() {
-            context::fail(Failure::Engine(
-                "rustls reads another name in the ClientHello",
-            ));
-            return None;
-        }
-        let verifies = |scheme: &SignatureScheme| {
-            // PKCS#1 v1.5 is for TLS 1.2 alone (RFC 8446, section 4.2.3).
-            let is_pkcs1 = matches!(
-                scheme,
-                SignatureScheme::RsaPkcs1Sha256
-                    | SignatureScheme::RsaPkcs1Sha384
-                    | SignatureScheme::RsaPkcs1Sha512
-            );
-            !(is_tls13 && is_pkcs1) && hello.signature_schemes().contains(&rustls_scheme(*scheme))
-        };
-        let found = self.keys.iter().find(|(algorithm, _)| {
-            SignatureScheme::of(*algorithm).iter().any(verifies)
-                && (is_tls13 || takes_curve(*algorithm, hello.named_groups()))
-        });
-        match found {
-            Some((_, key)) => Some(key.clone()),
-            None => refuse(
-                alert::HANDSHAKE_FAILURE,
-                "the client can verify none of the site's keys",
-            ),
-        }
-    }
-}
-
-/// In TLS 1.2 an ECDSA key's curve must be among the client's groups (RFC 8422, section 5.1.1).
-fn takes_curve(algorithm: KeyAlgorithm, groups: Option<&[rustls::NamedGroup]>) -> bool {
-    let curve = match algorithm {
-        KeyAlgorithm::EcdsaP256 => NamedGroup::Secp256r1,
-        KeyAlgorithm::EcdsaP384 => NamedGroup::Secp384r1,
-        KeyAlgorithm::Rsa(_) | KeyAlgorithm::Ed25519 => return true,
-    };
-    groups.is_none_or(|groups| groups.contains(&rustls::NamedGroup::from(curve as u16)))
-}
-
-fn refuse(alert: u8, reason: &'static str) -> Option<Arc<CertifiedKey>> {
-    context::with(|context| context.resolver_alert = Some((alert, reason)));
-    None
-}
+/// However often it is resumed, a session ends a day after its first full handshake (security rule S2).
+const LIFETIME_MAX: Duration = Duration::from_secs(86_400);

@@ -33,7 +33,7 @@ fn assert_tls13(bench: &Bench, offer: &Offer, level: CustodyLevel) {
     let StepResult::Released(released) = step.result else {
         panic!("{:?}", step.result)
     };
-    assert_eq!(released.established.level, level);
+    assert_eq!(released.established.custody.level, level);
     assert_eq!(released.established.server_name, NAME);
     if let Some(suite) = offer.suite {
         assert_eq!(released.established.suite, suite);
@@ -56,7 +56,10 @@ fn assert_tls12(bench: &Bench, offer: &Offer, level: CustodyLevel) {
     let StepResult::Established(established) = step.result else {
         panic!("{:?}", step.result)
     };
-    assert_eq!((established.level, established.is_tls13), (level, false));
+    assert_eq!(
+        (established.custody.level, established.is_tls13),
+        (level, false)
+    );
     assert_eq!(
         (established.read.seq, established.write.seq),
         (1, 1),
@@ -205,11 +208,37 @@ fn s11_a_share_of_a_foreign_group_leads_to_hello_retry_request() {
         ..Offer::new(&TLS13)
     };
     assert_tls13(&bench, &offer, CustodyLevel::Premaster);
+}
+
+/// SoftHSM2 has no ML-KEM: its half runs outside, and the level says so.
+#[test]
+fn a_hybrid_exchange_with_one_half_outside_says_signature() {
+    let token = fresh_token!();
+    let bench = Bench::new(&token, &Setup::default());
     let offer = Offer {
         groups: vec![kx_group::X25519MLKEM768],
         ..Offer::new(&TLS13)
     };
+    for suite in [AES_128_13, AES_256_13] {
+        let offer = Offer {
+            groups: offer.groups.clone(),
+            suite: Some(suite),
+            ..Offer::new(&TLS13)
+        };
+        assert_tls13(&bench, &offer, CustodyLevel::Signature);
+    }
+    let setup = Setup {
+        custody_min: CustodyLevel::Premaster,
+        ..Setup::default()
+    };
+    let bench = Bench::new(&token, &setup);
     assert_refused(&bench, &offer, alert::HANDSHAKE_FAILURE);
+    let setup = Setup {
+        custody_max: CustodyLevel::Signature,
+        ..Setup::default()
+    };
+    let bench = Bench::new(&token, &setup);
+    assert_tls13(&bench, &offer, CustodyLevel::Signature);
 }
 
 fn assert_refused(bench: &Bench, offer: &Offer, alert: u8) {

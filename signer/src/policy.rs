@@ -62,10 +62,9 @@ impl Policy {
         site.proxies.contains(identity).then(|| site.clone())
     }
 
-    /// Whether this identity may still use the site with this id.
-    pub fn may_use(&self, identity: &Identity, id: &[u8; 32]) -> bool {
-        self.by_id
-            .get(id)
-            .is_some_and(|site| site.proxies.contains(identity))
+    /// The site with this id, if this identity may still use it.
+    pub fn site_by_id(&self, identity: &Identity, id: &[u8; 32]) -> Option<&ServedSite> {
+        let site = self.by_id.get(id)?;
+        site.proxies.contains(identity).then_some(site)
     }
 }

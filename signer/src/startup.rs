@@ -8,7 +8,7 @@ use std::{
 };
 
 use aws_lc_rs::digest;
-use keyhaven_handshake::{ClientAuth, Site, SiteError, SiteKey, SiteSpec};
+use keyhaven_handshake::{ClientAuth, Clock, Site, SiteError, SiteKey, SiteSpec};
 use keyhaven_hsm::{Module, PrivateKey, Profile, Token};
 
 use crate::{
@@ -194,6 +194,7 @@ fn open_site(
         client_auth: ClientAuth::None,
         prefer_hybrid: false,
         rekey_persistent: false,
+        clock: Clock::default(),
     })
     .map_err(unserved)?;
     Ok(ServedSite {

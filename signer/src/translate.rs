@@ -1,15 +1,21 @@
 //! From the handshake room's values to the protocol's messages.
 //!
-//! Here the keys of a TLS 1.3 handshake go behind the Finished-lock; nothing here decides anything.
+//! Here the keys of a TLS 1.3 handshake go behind the Finished-lock, and traffic secrets into sealed states; it runs
+//! on a token worker, where those that are in a token can be wrapped. Nothing here decides anything.
 
 use std::time::{Duration, SystemTime};
 
 use aws_lc_rs::digest;
 use keyhaven_handshake::{
-    Established, Expect, RekeyBinding, RekeyError, RekeyFacts, Released, Sealer, SessionKey,
+    Established, Expect, RekeyBinding, RekeyError, RekeyFacts, RekeySecrets, Released, Sealer,
+    SessionKey, Site, TrafficSecret,
 };
+use keyhaven_hsm::Worker;
 use keyhaven_types::{Direction, Identity, TlsVersion};
-use keyhaven_wire::{self as wire, ConnectionId, HandshakeId, Locked, TrafficKey, lock};
+use keyhaven_wire::{
+    self as wire, ClientCertificate, ConnectionId, HandshakeId, Locked, TrafficKey, lock,
+};
+use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 /// What a TLS 1.3 handshake is answered with, and what the signer keeps of it.
 pub(crate) struct LockedRelease {
@@ -31,97 +37,52 @@ pub(crate) enum LockError {
 
 /// Who and what a release is for.
 pub(crate) struct ReleaseTo<'a> {
-    pub(crate) handshake: &'a HandshakeId,
+    pub(crate) handshake: HandshakeId,
     pub(crate) proxy: &'a Identity,
-    pub(crate) site: [u8; 32],
+    /// The site, and its name in sealed states.
+    pub(crate) site: &'a Site,
+    pub(crate) site_id: [u8; 32],
     pub(crate) lifetime: Duration,
     pub(crate) now: SystemTime,
+    pub(crate) sealer: &'a Sealer,
 }
 
 /// Locks a TLS 1.3 handshake's keys behind the client's Finished. `flight` is what goes to the client.
 pub(crate) fn lock_release(
+    worker: &Worker,
     released: Released,
     flight: &[u8],
     to: &ReleaseTo<'_>,
-    sealer: &Sealer,
 ) -> Result<LockedRelease, LockError> {
-    let connection = connection_id(&released.transcript_hash);
-    let facts = RekeyFacts {
-        site: to.site,
-        aead: released.established.write.aead,
-        hash: released.hash,
-        not_after: to.now + to.lifetime,
-    };
-    let seal = |direction, secret| {
-        let binding = RekeyBinding {
-            connection: &connection.0,
-            proxy: to.proxy.as_str(),
-            direction,
-        };
-        sealer.seal(to.now, binding, facts, 1, secret)
-    };
-    let rekey_write = seal(Direction::Write, &released.server_application)?;
-    let rekey_read = seal(Direction::Read, &released.client_application)?;
     let verify_data = released.verify_data.expose_secret();
-    let content = established(
-        released.established,
-        connection,
-        to.lifetime,
-        rekey_write,
-        rekey_read,
-    );
+    let content = open_release(worker, released.established, to)?;
     Ok(LockedRelease {
-        proof: lock::outcome_proof(to.handshake, verify_data)?,
+        proof: lock::outcome_proof(&to.handshake, verify_data)?,
         locked: Locked {
             handshake_read: traffic_key(released.handshake_read),
             verify_data_len: verify_data.len() as u8,
-            sealed_box: lock::seal(to.handshake, verify_data, flight, to.proxy, &content)?,
+            sealed_box: lock::seal(&to.handshake, verify_data, flight, to.proxy, &content)?,
         },
         refusal_key: released.refusal_key,
     })
 }
 
-/// A TLS 1.2 connection's keys; they have no successors.
+/// A connection's keys, with sealed states for the next ones where there are any.
 pub(crate) fn open_release(
+    worker: &Worker,
     content: Established,
-    handshake: &HandshakeId,
-    lifetime: Duration,
-) -> wire::Established {
-    established(
-        content,
-        connection_id(&handshake.0),
-        lifetime,
-        Vec::new(),
-        Vec::new(),
-    )
-}
-
-/// The protocol's word for what comes next.
-pub(crate) fn expect(expect: Expect) -> wire::Expect {
-    match expect {
-        Expect::ClientHello => wire::Expect::ClientHello,
-        Expect::KeyExchange => wire::Expect::KeyExchange,
-    }
-}
-
-/// A key on its way to the proxy.
-pub(crate) fn traffic_key(key: SessionKey) -> TrafficKey {
-    TrafficKey {
-        aead: key.aead,
-        key: key.key,
-        iv: key.iv,
-        seq: key.seq,
-    }
-}
-
-fn established(
-    content: Established,
-    connection: ConnectionId,
-    lifetime: Duration,
-    rekey_write: Vec<u8>,
-    rekey_read: Vec<u8>,
-) -> wire::Established {
-    wire::Established {
+    to: &ReleaseTo<'_>,
+) -> Result<wire::Established, RekeyError> {
+    let unique = match &content.rekey {
+        Some(rekey) => &rekey.transcript_hash,
+        None => &to.handshake.0[..],
+    };
+    let connection = connection_id(unique);
+    let (rekey_write, rekey_read) = match &content.rekey {
+        Some(secrets) => seal_both(worker, secrets, connection, to)?,
+        None => (Vec::new(), Vec::new()),
+    };
+    Ok(wire::Established {
         connection,
         version: if content.is_tls13 {
             TlsVersion::Tls13
@@ -133,13 +94,76 @@ fn established(
         read: traffic_key(content.read),
         rekey_write,
         rekey_read,
-        lifetime_s: u32::try_from(lifetime.as_secs()).unwrap_or(u32::MAX),
+        lifetime_s: u32::try_from(to.lifetime.as_secs()).unwrap_or(u32::MAX),
         server_name: content.server_name,
         alpn: content.alpn,
-        level: content.level,
-        tickets: Vec::new(),
-        resumed: false,
-        client: None,
+        level: content.custody.level,
+        tickets: content.tickets,
+        resumed: content.is_resumed,
+        client: content.client_certificate.map(client_certificate),
+    })
+}
+
+fn seal_both(
+    worker: &Worker,
+    secrets: &RekeySecrets,
+    connection: ConnectionId,
+    to: &ReleaseTo<'_>,
+) -> Result<(Vec<u8>, Vec<u8>), RekeyError> {
+    let facts = RekeyFacts {
+        site: to.site_id,
+        aead: secrets.aead,
+        hash: secrets.hash,
+        not_after: to.now + to.lifetime,
+    };
+    let with = to.site.rekey_vault().map(|vault| (worker, vault));
+    let seal = |direction, secret: &TrafficSecret| {
+        let binding = RekeyBinding {
+            connection: &connection.0,
+            proxy: to.proxy.as_str(),
+            direction,
+        };
+        to.sealer.seal(with, to.now, binding, facts, 1, secret)
+    };
+    Ok((
+        seal(Direction::Write, &secrets.write)?,
+        seal(Direction::Read, &secrets.read)?,
+    ))
+}
+
+/// The leaf with what backends like to know of it.
+fn client_certificate(leaf: Vec<u8>) -> ClientCertificate {
+    let common_name = X509Certificate::from_der(&leaf)
+        .ok()
+        .and_then(|(_, certificate)| {
+            let name = certificate.subject().iter_common_name().next()?;
+            Some(name.as_str().ok()?.to_owned())
+        })
+        .filter(|name| name.len() <= COMMON_NAME_BYTES_MAX)
+        .unwrap_or_default();
+    ClientCertificate { leaf, common_name }
+}
+
+/// RFC 5280 allows 64 characters; a longer one is left out and not cut.
+const COMMON_NAME_BYTES_MAX: usize = 255;
+
+/// The protocol's word for what comes next.
+pub(crate) fn expect(expect: Expect) -> wire::Expect {
+    match expect {
+        Expect::ClientHello => wire::Expect::ClientHello,
+        Expect::KeyExchange => wire::Expect::KeyExchange,
+        Expect::ClientFlight => wire::Expect::ClientFlight,
+        Expect::Finished => wire::Expect::Finished,
+    }
+}
+
+/// A key on its way to the proxy.
+pub(crate) fn traffic_key(key: SessionKey) -> TrafficKey {
+    TrafficKey {
+        aead: key.aead,
+        key: key.key,
+        iv: key.iv,
+        seq: key.seq,
     }
 }
 

@@ -7,10 +7,13 @@ use std::{fmt, str::FromStr};
 use serde::{Deserialize, Serialize};
 
 /// What stays in the token during a handshake, from the least to the most.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum CustodyLevel {
     /// The long-term key.
+    #[default]
     Signature,
     /// And the ephemeral key pair, the shared secret, and the first derivation from it.
     Premaster,

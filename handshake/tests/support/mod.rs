@@ -11,12 +11,16 @@
 
 use std::{
     io::{Read as _, Write as _},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use keyhaven_handshake::{
-    ClientHello, Expect, Handshake, Site, SiteKey, SiteSpec, Step, StepResult,
+    ClientAuth, ClientHello, Clock, Expect, Handshake, Site, SiteKey, SiteSpec, Step, StepResult,
+    TicketSpec,
 };
 use keyhaven_hsm::{Module, PinSource, Profile, Token, Uri, Workers};
 use keyhaven_softhsm_test::TestToken;
@@ -42,35 +46,53 @@ pub struct Bench {
 /// How a bench's site is set up.
 pub struct Setup {
     pub key_type: &'static str,
+    pub custody_min: CustodyLevel,
     pub custody_max: CustodyLevel,
     pub alpn: Vec<Vec<u8>>,
     pub alpn_required: bool,
     pub through_shim: bool,
+    pub prefer_hybrid: bool,
+    pub tickets: Option<TicketSpec>,
+    pub client_auth: ClientAuth,
+    pub clock: Clock,
+    /// Another site of the same token has another one.
+    pub id: [u8; 32],
 }
 
 impl Default for Setup {
     fn default() -> Self {
         Self {
             key_type: "EC:prime256v1",
+            custody_min: CustodyLevel::Signature,
             custody_max: CustodyLevel::Schedule,
             alpn: Vec::new(),
             alpn_required: false,
             through_shim: false,
+            prefer_hybrid: false,
+            tickets: None,
+            client_auth: ClientAuth::None,
+            clock: Clock::default(),
+            id: [7; 32],
         }
     }
 }
 
 impl Bench {
     pub fn new(test_token: &TestToken, setup: &Setup) -> Self {
-        test_token.generate_key(setup.key_type, "k", "01").unwrap();
-        let spki = test_token.public_key("k").unwrap();
+        static KEYS: AtomicUsize = AtomicUsize::new(1);
+        let number = KEYS.fetch_add(1, Ordering::Relaxed);
+        let label = format!("k{number}");
+        test_token
+            .generate_key(setup.key_type, &label, &format!("{number:02x}"))
+            .unwrap();
+        let spki = test_token.public_key(&label).unwrap();
         let shim = test_token.shim().module();
         let path = if setup.through_shim {
             &shim
         } else {
             test_token.module()
         };
-        let module = Module::load(Some(path)).unwrap();
+        let module = Module::load_with(Some(path), test_token.init_args().as_deref()).unwrap();
         let uri: Uri = format!("pkcs11:token={}", test_token.label())
             .parse()
             .unwrap();
@@ -80,7 +102,7 @@ impl Bench {
         let token = Token::open(&module, &uri, pin).unwrap();
         let profile = token.prove().unwrap();
         let key = token
-            .load_key(&"pkcs11:object=k;type=private".parse().unwrap(), &spki)
+            .load_key(&test_token.key_uri(&label).parse().unwrap(), &spki)
             .unwrap();
         let (chain, roots) = certify(&spki);
         let site = Site::new(SiteSpec {
@@ -89,19 +111,20 @@ impl Bench {
                 chain,
                 ocsp: None,
                 custody_min: CustodyLevel::Signature,
-                not_after: std::time::SystemTime::now() + std::time::Duration::from_secs(3600),
+                not_after: std::time::SystemTime::now() + Duration::from_secs(3600),
             }],
             alpn: setup.alpn.clone(),
             alpn_required: setup.alpn_required,
-            custody_min: CustodyLevel::Signature,
+            custody_min: setup.custody_min,
             custody_max: setup.custody_max,
             exchange: token.clone(),
             profile: profile.clone(),
-            id: [7; 32],
-            tickets: None,
-            client_auth: keyhaven_handshake::ClientAuth::None,
-            prefer_hybrid: false,
+            id: setup.id,
+            tickets: setup.tickets.clone(),
+            client_auth: setup.client_auth.clone(),
+            prefer_hybrid: setup.prefer_hybrid,
             rekey_persistent: false,
+            clock: setup.clock.clone(),
         })
         .unwrap();
         Self {

@@ -5,14 +5,17 @@
 
 use std::{
     sync::Arc,
-    time::{Instant, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
-use keyhaven_handshake::{ClientHello, Failure, Handshake, Released, Step, StepResult};
+use keyhaven_handshake::{
+    ClientHello, Custody, Failure, Handshake, Refusal, Sealer, Step, StepResult,
+};
+use keyhaven_hsm::Worker;
 use keyhaven_service::Caller;
-use keyhaven_types::{CustodyLevel, alert};
+use keyhaven_types::alert;
 use keyhaven_wire::{
-    Binding, Continue, ErrorCode, HandshakeId, HandshakeReply, Next, Reply, Start,
+    Binding, Continue, ErrorCode, Established, HandshakeId, HandshakeReply, Next, Reply, Start,
 };
 
 use super::{Facts, Signer, Unfinished, Unproven, lock_table};
@@ -21,7 +24,7 @@ use crate::{
     counters::Counters,
     pending::Taken,
     policy::ServedSite,
-    translate::{self, ReleaseTo},
+    translate::{self, LockError, LockedRelease, ReleaseTo},
 };
 
 /// What a step belongs to.
@@ -33,6 +36,30 @@ struct Belongs {
     client: String,
     server_name: String,
     is_first: bool,
+}
+
+/// A step whose keys are ready to go out.
+struct Done {
+    consumed: usize,
+    to_client: Vec<u8>,
+    result: DoneResult,
+}
+
+/// What a step came to, in the protocol's words where keys are concerned.
+enum DoneResult {
+    More(Box<Handshake>, keyhaven_handshake::Expect),
+    Released(Box<LockedRelease>, Told),
+    Established(Box<Established>, Told),
+    Refused(Refusal),
+    Failed(Failure),
+    Unlocked(LockError),
+}
+
+/// What is told of a handshake whose keys leave.
+struct Told {
+    version: &'static str,
+    custody: Custody,
+    is_resumed: bool,
 }
 
 impl Signer {
@@ -99,7 +126,7 @@ impl Signer {
     async fn work(
         &self,
         belongs: Belongs,
-        step: impl FnOnce(&keyhaven_hsm::Worker) -> Step + Send + 'static,
+        step: impl FnOnce(&Worker) -> Step + Send + 'static,
     ) -> Reply {
         let Some(_share) = self.shares.take(&belongs.caller.identity) else {
             return self.busy();
@@ -108,8 +135,16 @@ impl Signer {
             return self.busy();
         };
         let deadline = Instant::now() + self.limits.step_timeout;
-        match self.workers.run(deadline, step).await {
-            Ok(step) => self.answer(belongs, step),
+        let (caller, site) = (belongs.caller.clone(), belongs.site.clone());
+        let (handshake, lifetime) = (belongs.handshake, self.lifetime);
+        let sealer = self.sealer.clone();
+        let done = self.workers.run(deadline, move |worker| {
+            let step = step(worker);
+            let to = |site| release_to(&caller, handshake, site, lifetime, &sealer);
+            finish(worker, step, site.as_deref().map(to))
+        });
+        match done.await {
+            Ok(done) => self.answer(belongs, done),
             Err(keyhaven_hsm::Error::Busy) => self.busy(),
             Err(error) => {
                 Counters::add(&self.counters.failed);
@@ -119,68 +154,31 @@ impl Signer {
         }
     }
 
-    fn answer(&self, belongs: Belongs, step: Step) -> Reply {
-        let Step {
+    fn answer(&self, belongs: Belongs, done: Done) -> Reply {
+        let Done {
             consumed,
             to_client,
             result,
-        } = step;
+        } = done;
         let binding = belongs.binding;
         let next = match result {
-            StepResult::More(handshake, expect) => {
-                let key = (belongs.caller.connection, belongs.handshake);
-                let Belongs {
-                    site,
-                    client,
-                    server_name,
-                    ..
-                } = belongs;
-                let unfinished = Unfinished {
-                    handshake: *handshake,
-                    site,
-                    client,
-                    server_name,
-                };
-                let kept = lock_table(&self.waiting).keep(Instant::now(), key, unfinished);
-                match kept {
-                    Err(Taken) => return Reply::Error(ErrorCode::Malformed),
-                    Ok(None) => {}
-                    Ok(Some(oldest)) => {
-                        self.give_up(&oldest.client, "pushed out by newer handshakes");
-                    }
-                }
-                Next::More(translate::expect(expect))
-            }
-            StepResult::Released(released) => match self.release(&belongs, *released, &to_client) {
-                Ok(next) => next,
-                Err(code) => return Reply::Error(code),
+            DoneResult::More(handshake, expect) => match self.wait(belongs, handshake) {
+                Err(Taken) => return Reply::Error(ErrorCode::Malformed),
+                Ok(()) => Next::More(translate::expect(expect)),
             },
-            StepResult::Established(established) => {
+            DoneResult::Released(release, told) => match self.release(&belongs, *release, told) {
+                Err(Taken) => return Reply::Error(ErrorCode::Malformed),
+                Ok(next) => next,
+            },
+            DoneResult::Established(established, told) => {
                 Counters::add(&self.counters.released);
                 Counters::add(&self.counters.proven);
-                belongs
-                    .facts("1.2", established.level)
-                    .audit("proven", "the client's Finished is accepted");
-                let open = translate::open_release(*established, &belongs.handshake, self.lifetime);
-                Next::Open(Box::new(open))
+                let facts = belongs.facts(told);
+                facts.audit("proven", "the client's Finished is accepted");
+                Next::Open(established)
             }
-            StepResult::Refused(refusal) => {
-                Counters::add(&self.counters.refused);
-                tracing::info!(
-                    proxy = %belongs.caller.identity,
-                    client = belongs.client,
-                    server_name = belongs.server_name,
-                    alert = refusal.alert,
-                    alert_name = alert::name(refusal.alert),
-                    from_client = refusal.from_client,
-                    reason = refusal.reason,
-                    "handshake refused"
-                );
-                Next::Refused {
-                    alert: refusal.alert,
-                }
-            }
-            StepResult::Failed(failure) => {
+            DoneResult::Refused(refusal) => self.refused(&belongs, &refusal),
+            DoneResult::Failed(failure) => {
                 Counters::add(&self.counters.failed);
                 log_failure(&belongs, &failure);
                 // The client has seen nothing yet, so another signer may begin anew.
@@ -190,6 +188,11 @@ impl Signer {
                 Next::Refused {
                     alert: alert::INTERNAL_ERROR,
                 }
+            }
+            DoneResult::Unlocked(error) => {
+                Counters::add(&self.counters.failed);
+                log_failure(&belongs, &error);
+                return Reply::Error(ErrorCode::Internal);
             }
         };
         let consumed = u32::try_from(consumed).unwrap_or(u32::MAX);
@@ -201,39 +204,53 @@ impl Signer {
         })
     }
 
+    /// Keeps a handshake until its client goes on.
+    fn wait(&self, belongs: Belongs, handshake: Box<Handshake>) -> Result<(), Taken> {
+        let key = (belongs.caller.connection, belongs.handshake);
+        let unfinished = Unfinished {
+            handshake: *handshake,
+            site: belongs.site,
+            client: belongs.client,
+            server_name: belongs.server_name,
+        };
+        if let Some(oldest) = lock_table(&self.waiting).keep(Instant::now(), key, unfinished)? {
+            self.give_up(&oldest.client, "pushed out by newer handshakes");
+        }
+        Ok(())
+    }
+
+    fn refused(&self, belongs: &Belongs, refusal: &Refusal) -> Next {
+        Counters::add(&self.counters.refused);
+        tracing::info!(
+            proxy = %belongs.caller.identity,
+            client = belongs.client,
+            server_name = belongs.server_name,
+            alert = refusal.alert,
+            alert_name = alert::name(refusal.alert),
+            from_client = refusal.from_client,
+            reason = refusal.reason,
+            "handshake refused"
+        );
+        Next::Refused {
+            alert: refusal.alert,
+        }
+    }
+
     fn release(
         &self,
         belongs: &Belongs,
-        released: Released,
-        flight: &[u8],
-    ) -> Result<Next, ErrorCode> {
-        let level = released.established.level;
-        let site = belongs.site.as_ref().ok_or(ErrorCode::Internal)?;
-        let to = ReleaseTo {
-            handshake: &belongs.handshake,
-            proxy: &belongs.caller.identity,
-            site: site.id,
-            lifetime: self.lifetime,
-            now: SystemTime::now(),
-        };
-        let release =
-            translate::lock_release(released, flight, &to, &self.sealer).map_err(|error| {
-                Counters::add(&self.counters.failed);
-                log_failure(belongs, &error);
-                ErrorCode::Internal
-            })?;
-        let facts = belongs.facts("1.3", level);
+        release: LockedRelease,
+        told: Told,
+    ) -> Result<Next, Taken> {
+        let facts = belongs.facts(told);
         let unproven = Unproven {
             proof: release.proof,
             refusal_key: release.refusal_key,
             facts: facts.clone(),
         };
         let key = (belongs.caller.connection, belongs.handshake);
-        let kept = lock_table(&self.released).keep(Instant::now(), key, unproven);
-        match kept {
-            Err(Taken) => return Err(ErrorCode::Malformed),
-            Ok(None) => {}
-            Ok(Some(oldest)) => self.abort(&oldest, "pushed out by newer handshakes"),
+        if let Some(oldest) = lock_table(&self.released).keep(Instant::now(), key, unproven)? {
+            self.abort(&oldest, "pushed out by newer handshakes");
         }
         Counters::add(&self.counters.released);
         facts.audit("released", "behind the Finished-lock");
@@ -241,8 +258,73 @@ impl Signer {
     }
 }
 
+fn release_to<'a>(
+    caller: &'a Caller,
+    handshake: HandshakeId,
+    site: &'a ServedSite,
+    lifetime: Duration,
+    sealer: &'a Sealer,
+) -> ReleaseTo<'a> {
+    ReleaseTo {
+        handshake,
+        proxy: &caller.identity,
+        site: &site.site,
+        site_id: site.id,
+        lifetime,
+        now: SystemTime::now(),
+        sealer,
+    }
+}
+
+/// Makes the keys of a step ready to go out: locked, or open; still on the worker, where secrets of a token can be
+/// sealed.
+fn finish(worker: &Worker, step: Step, to: Option<ReleaseTo<'_>>) -> Done {
+    let Step {
+        consumed,
+        to_client,
+        result,
+    } = step;
+    let result = match (result, to) {
+        (StepResult::More(handshake, expect), _) => DoneResult::More(handshake, expect),
+        (StepResult::Refused(refusal), _) => DoneResult::Refused(refusal),
+        (StepResult::Failed(failure), _) => DoneResult::Failed(failure),
+        (StepResult::Released(released), Some(to)) => {
+            let told = Told::of(&released.established);
+            match translate::lock_release(worker, *released, &to_client, &to) {
+                Ok(release) => DoneResult::Released(Box::new(release), told),
+                Err(error) => DoneResult::Unlocked(error),
+            }
+        }
+        (StepResult::Established(established), Some(to)) => {
+            let told = Told::of(&established);
+            match translate::open_release(worker, *established, &to) {
+                Ok(open) => DoneResult::Established(Box::new(open), told),
+                Err(error) => DoneResult::Unlocked(error.into()),
+            }
+        }
+        (StepResult::Released(_) | StepResult::Established(_), None) => {
+            DoneResult::Failed(Failure::Engine("keys without a site"))
+        }
+    };
+    Done {
+        consumed,
+        to_client,
+        result,
+    }
+}
+
+impl Told {
+    fn of(established: &keyhaven_handshake::Established) -> Self {
+        Self {
+            version: if established.is_tls13 { "1.3" } else { "1.2" },
+            custody: established.custody.clone(),
+            is_resumed: established.is_resumed,
+        }
+    }
+}
+
 impl Belongs {
-    fn facts(&self, version: &'static str, custody: CustodyLevel) -> Facts {
+    fn facts(&self, told: Told) -> Facts {
         Facts {
             proxy: self.caller.identity.clone(),
             client: self.client.clone(),
@@ -251,8 +333,9 @@ impl Belongs {
                 .as_ref()
                 .map_or_else(String::new, |site| site.label.clone()),
             handshake: short_name(&self.handshake),
-            version,
-            custody,
+            version: told.version,
+            custody: told.custody,
+            is_resumed: told.is_resumed,
         }
     }
 }

@@ -12,10 +12,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use keyhaven_handshake::{Handshake, Sealer, SessionKey};
+use keyhaven_handshake::{Custody, Handshake, Sealer, SessionKey};
 use keyhaven_hsm::{PrivateKey, Workers};
 use keyhaven_service::{Caller, Handler, Shares, shutdown::Shutdown};
-use keyhaven_types::{CustodyLevel, Identity, Role};
+use keyhaven_types::{Identity, Role};
 use keyhaven_wire::{ErrorCode, Reply, Request};
 use tokio::sync::Semaphore;
 
@@ -29,9 +29,9 @@ use crate::{
 
 /// The key server's state.
 pub struct Signer {
-    policy: Policy,
+    policy: Arc<Policy>,
     workers: Workers,
-    sealer: Sealer,
+    sealer: Arc<Sealer>,
     limits: Limits,
     lifetime: Duration,
     permits: Semaphore,
@@ -84,7 +84,8 @@ struct Facts {
     site: String,
     handshake: String,
     version: &'static str,
-    custody: CustodyLevel,
+    custody: Custody,
+    is_resumed: bool,
 }
 
 impl Facts {
@@ -97,7 +98,10 @@ impl Facts {
             site = self.site,
             handshake = self.handshake,
             version = self.version,
-            custody = %self.custody,
+            custody = %self.custody.level,
+            exchange_token = self.custody.exchange,
+            left = self.custody.left,
+            resumed = self.is_resumed,
             reason,
             "handshake {event}"
         );
@@ -116,9 +120,9 @@ impl Signer {
             shutdown,
         } = parts;
         Self {
-            policy,
+            policy: Arc::new(policy),
             workers,
-            sealer,
+            sealer: Arc::new(sealer),
             lifetime,
             permits: Semaphore::new(limits.handshakes_max),
             // Two proxies with all they can ask for still leave a third one room.
@@ -189,7 +193,7 @@ impl Handler for Signer {
             Request::Continue(request) => self.proceed(caller, request).await,
             Request::Outcome(request) => self.outcome(&caller, &request),
             Request::Refuse(request) => self.refuse(&caller, &request),
-            Request::Rekey(request) => self.rekey(&caller, request),
+            Request::Rekey(request) => self.rekey(caller, request).await,
             Request::Ping => self.ping().await,
         }
     }

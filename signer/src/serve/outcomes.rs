@@ -2,15 +2,19 @@
 //!
 //! Every entry is used once: a handshake is proven or refused or aborted, and never two of them.
 
-use std::time::{Instant, SystemTime};
+use std::{
+    sync::Arc,
+    time::{Instant, SystemTime},
+};
 
-use keyhaven_handshake::{RekeyBinding, alert_record};
+use keyhaven_handshake::{RekeyBinding, RekeyError, Rekeyed as NextKey, Sealer, alert_record};
+use keyhaven_hsm::Worker;
 use keyhaven_service::Caller;
 use keyhaven_types::alert;
 use keyhaven_wire::{ErrorCode, Outcome, Refuse, Rekey, Rekeyed, Reply, lock};
 
 use super::{Signer, lock_table};
-use crate::{counters::Counters, translate};
+use crate::{audit::error_chain, counters::Counters, policy::Policy, translate};
 
 impl Signer {
     pub(super) fn outcome(&self, caller: &Caller, request: &Outcome) -> Reply {
@@ -59,19 +63,29 @@ impl Signer {
         }
     }
 
-    pub(super) fn rekey(&self, caller: &Caller, request: Rekey) -> Reply {
-        let binding = RekeyBinding {
-            connection: &request.connection.0,
-            proxy: caller.identity.as_str(),
-            direction: request.direction,
+    pub(super) async fn rekey(&self, caller: Arc<Caller>, request: Rekey) -> Reply {
+        let (connection, direction, generation) =
+            (request.connection, request.direction, request.generation);
+        let made = if Sealer::needs_token(&request.state) {
+            let Some(_share) = self.shares.take(&caller.identity) else {
+                return self.busy();
+            };
+            let Ok(_permit) = self.permits.try_acquire() else {
+                return self.busy();
+            };
+            let (sealer, policy) = (self.sealer.clone(), self.policy.clone());
+            let by = caller.clone();
+            let deadline = Instant::now() + self.limits.step_timeout;
+            let job =
+                move |worker: &Worker| next_key(&sealer, &policy, Some(worker), &by, &request);
+            match self.workers.run(deadline, job).await {
+                Ok(made) => made,
+                Err(keyhaven_hsm::Error::Busy) => return self.busy(),
+                Err(error) => Err(RekeyError::Token(error)),
+            }
+        } else {
+            next_key(&self.sealer, &self.policy, None, &caller, &request)
         };
-        let made = self.sealer.next(
-            SystemTime::now(),
-            binding,
-            request.generation,
-            &request.state,
-            |site| self.policy.may_use(&caller.identity, site),
-        );
         match made {
             Ok(made) => {
                 Counters::add(&self.counters.rekeyed);
@@ -79,22 +93,29 @@ impl Signer {
                     target: "audit",
                     event = "rekeyed",
                     proxy = %caller.identity,
-                    direction = ?request.direction,
-                    generation = request.generation,
+                    direction = ?direction,
+                    generation,
                     "next traffic key"
                 );
                 Reply::Rekeyed(Rekeyed {
-                    connection: request.connection,
-                    direction: request.direction,
-                    generation: request.generation,
+                    connection,
+                    direction,
+                    generation,
                     key: translate::traffic_key(made.key),
                     state: made.state,
                 })
             }
             Err(error) => {
                 Counters::add(&self.counters.rekey_refused);
-                tracing::warn!(proxy = %caller.identity, %error, "next traffic key refused");
-                Reply::Error(ErrorCode::StateRefused)
+                tracing::warn!(
+                    proxy = %caller.identity,
+                    error = error_chain(&error),
+                    "next traffic key refused"
+                );
+                Reply::Error(match error {
+                    RekeyError::Token(error) if error.is_unavailable() => ErrorCode::Unavailable,
+                    _ => ErrorCode::StateRefused,
+                })
             }
         }
     }
@@ -110,4 +131,30 @@ impl Signer {
             Reply::Error(ErrorCode::Unavailable)
         }
     }
+}
+
+/// The next key of a connection, if the proxy may still use its site.
+fn next_key(
+    sealer: &Sealer,
+    policy: &Policy,
+    worker: Option<&Worker>,
+    caller: &Caller,
+    request: &Rekey,
+) -> Result<NextKey, RekeyError> {
+    let binding = RekeyBinding {
+        connection: &request.connection.0,
+        proxy: caller.identity.as_str(),
+        direction: request.direction,
+    };
+    sealer.next(
+        worker,
+        SystemTime::now(),
+        binding,
+        request.generation,
+        &request.state,
+        |site| {
+            let site = policy.site_by_id(&caller.identity, site)?;
+            Some(site.site.rekey_vault())
+        },
+    )
 }
