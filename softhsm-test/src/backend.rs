@@ -48,7 +48,6 @@ impl Place {
     pub(crate) fn env(&self) -> Vec<(&'static str, OsString)> {
         let mut env = backend(self.kind).env(&self.dir);
         env.push(("XDG_RUNTIME_DIR", self.dir.clone().into_os_string()));
-        env.push(("KEYHAVEN_SHIM_MODULE", self.module.clone().into_os_string()));
         env
     }
 

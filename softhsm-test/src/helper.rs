@@ -1,10 +1,12 @@
 //! Processes that a token needs beside the module: a TPM, a bus, a server.
 //!
 //! Leaves what they do to the backends. A helper ends with its owner, however that ends: a small shell in between
-//! waits for the end of a pipe that only the owner holds, and then kills it.
+//! waits for the end of a pipe that only the owner holds, and then kills it. No signal does that work, because one
+//! that ends the owner may end the shell as well.
 
 use std::fs::File;
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -76,6 +78,8 @@ impl Helper {
             }
         }
         let guard = guard
+            // Out of reach of the signals that a terminal or a test runner sends to the owner's group.
+            .process_group(0)
             .stdin(Stdio::piped())
             .stderr(said.try_clone().map_err(file_error)?)
             .stdout(said)
@@ -91,18 +95,16 @@ impl Helper {
 impl Drop for Helper {
     fn drop(&mut self) {
         drop(self.guard.stdin.take());
-        // The helper is killed, not asked, so this is soon over.
+        // It kills, and asks nobody, so this is soon over.
         let _ = self.guard.wait();
     }
 }
 
-/// Runs its arguments until standard input ends. It outlives the signals that end its owner, because only then is
-/// there somebody to kill the helper, which ignores an interrupt as every background job does.
-const GUARD: &str = r#"trap '' HUP INT TERM
-"$@" </dev/null &
+/// Runs its arguments until standard input ends, then kills its process group: the program, what that has started,
+/// and itself.
+const GUARD: &str = r#""$@" </dev/null &
 read -r _
-kill -KILL $!
-wait $!"#;
+kill -KILL 0"#;
 
 /// How long a helper may take until it is ready, on a busy machine.
 const READY_WITHIN: Duration = Duration::from_secs(30);

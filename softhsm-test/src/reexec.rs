@@ -84,7 +84,6 @@ where
     let status = Command::new(binary)
         .args(["--exact", test, "--nocapture", "--include-ignored"])
         .envs(token.env())
-        .envs(token.shim().env())
         .envs(env)
         .env(MARKER, token.dir())
         .status()

@@ -205,9 +205,10 @@ impl TestToken {
         self.backend().init_args(self.dir())
     }
 
-    /// The module that counts calls and injects faults, keeping its files in this token's folder.
+    /// The module that counts calls and injects faults before this token's own, keeping its files in this token's
+    /// folder.
     pub fn shim(&self) -> Shim {
-        Shim::new(self.dir())
+        Shim::of(self.dir(), self.module())
     }
 
     /// The key types that [`TestToken::generate_key`] can make here.

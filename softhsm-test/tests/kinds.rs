@@ -4,19 +4,25 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-use std::fs;
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
+use std::time::{Duration, Instant};
+use std::{fs, thread};
 
-use keyhaven_softhsm_test::{ModuleKind, TestToken};
+use keyhaven_softhsm_test::{ModuleKind, TestToken, fresh_token};
 
 /// A fresh token of this kind; nothing when the module is one that need not be there.
 fn token_of(kind: ModuleKind) -> Option<TestToken> {
-    if kind == ModuleKind::KryopticModern && !kind.is_there() {
+    (!left_out(kind)).then(|| TestToken::of(kind, "kinds").unwrap())
+}
+
+fn left_out(kind: ModuleKind) -> bool {
+    let left_out = kind == ModuleKind::KryopticModern && !kind.is_there();
+    if left_out {
         eprintln!("left out: {}", kind.module().unwrap_err());
-        return None;
     }
-    Some(TestToken::of(kind, "kinds").unwrap())
+    left_out
 }
 
 /// Makes a key of each type, and has each sign where a tool can.
@@ -102,28 +108,75 @@ fn leaves_nothing(kind: ModuleKind) {
     );
     let running = processes_of(&dir);
     drop(attached);
-    assert_eq!(
-        processes_of(&dir),
-        running,
-        "somebody else's processes ended"
-    );
-    let served = matches!(kind, ModuleKind::Tpm2 | ModuleKind::P11Kit);
-    assert_eq!(served, !running.is_empty());
+    assert!(dir.exists());
+    assert_eq!(processes_of(&dir), running, "somebody else's process ended");
+    assert_eq!(has_processes(kind), !running.is_empty());
     drop(token);
     assert!(!dir.exists());
-    assert_eq!(processes_of(&dir), [""; 0]);
+    assert!(end(&dir), "{:?}", processes_of(&dir));
+}
+
+/// Runs the test once more in a process that makes a token and is killed; only its folder may be left.
+fn leaves_no_process_when_killed(kind: ModuleKind, test: &str) {
+    if let Some(note) = std::env::var_os("KEYHAVEN_KILLED_TEST") {
+        let token = TestToken::of(kind, "kinds").unwrap();
+        fs::write(note, token.dir().to_str().unwrap()).unwrap();
+        succeeds(Command::new("kill").args(["-KILL", &std::process::id().to_string()]));
+    }
+    let own = tempfile::tempdir().unwrap();
+    let note = own.path().join("note");
+    let ended = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", test])
+        .env("KEYHAVEN_KILLED_TEST", &note)
+        // What is left behind is left in a folder that goes with this process.
+        .env("TMPDIR", own.path())
+        .output()
+        .unwrap();
+    assert!(!ended.status.success());
+    let dir = fs::read_to_string(note).unwrap();
+    let dir = Path::new(&dir);
+    assert!(dir.exists());
+    assert!(end(dir), "{:?}", processes_of(dir));
+}
+
+fn has_processes(kind: ModuleKind) -> bool {
+    matches!(kind, ModuleKind::Tpm2 | ModuleKind::P11Kit)
+}
+
+/// Waits until no process names this folder. Those that were killed need a moment to be gone.
+fn end(dir: &Path) -> bool {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while Instant::now() < deadline {
+        if processes_of(dir).is_empty() {
+            return true;
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    false
 }
 
 /// The command lines that name this folder.
-fn processes_of(dir: &Path) -> Vec<String> {
+fn processes_of(dir: &Path) -> BTreeSet<String> {
     let dir = dir.to_str().unwrap();
-    let mut found: Vec<String> = fs::read_dir("/proc")
+    fs::read_dir("/proc")
         .unwrap()
         .filter_map(|entry| fs::read_to_string(entry.ok()?.path().join("cmdline")).ok())
         .filter(|line| line.contains(dir))
-        .collect();
-    found.sort();
-    found
+        .collect()
+}
+
+/// The child sees the token by what it has been given alone, also through the counting module.
+fn is_seen_by_the_child(token: &TestToken, kind: ModuleKind) {
+    assert_eq!(token.kind(), kind);
+    let shim = token.shim();
+    for module in [token.module(), &shim.module()] {
+        let mut list = Command::new("pkcs11-tool");
+        list.arg("--module").arg(module);
+        list.args(["--token-label", token.label(), "--login"]);
+        list.args(["--pin", token.pin(), "--list-objects"]);
+        succeeds(&mut list);
+    }
+    assert_eq!(shim.report().calls("C_Login"), 1);
 }
 
 macro_rules! for_each_kind {
@@ -140,6 +193,16 @@ macro_rules! for_each_kind {
             fn leaves_nothing() {
                 super::leaves_nothing($kind);
             }
+
+            #[test]
+            fn runs_in_a_child() {
+                // NSS starts only with arguments, and has a test of its own.
+                if $kind == ModuleKind::Nss || left_out($kind) {
+                    return;
+                }
+                let token = fresh_token!(kind: $kind);
+                is_seen_by_the_child(&token, $kind);
+            }
         })*
     };
 }
@@ -152,4 +215,14 @@ for_each_kind! {
     tpm2: ModuleKind::Tpm2,
     p11kit: ModuleKind::P11Kit,
     craton: ModuleKind::Craton,
+}
+
+#[test]
+fn leaves_no_tpm_when_killed() {
+    leaves_no_process_when_killed(ModuleKind::Tpm2, "leaves_no_tpm_when_killed");
+}
+
+#[test]
+fn leaves_no_server_when_killed() {
+    leaves_no_process_when_killed(ModuleKind::P11Kit, "leaves_no_server_when_killed");
 }
