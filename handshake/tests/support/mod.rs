@@ -15,14 +15,14 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use keyhaven_handshake::{
     ClientAuth, ClientHello, Clock, Expect, Handshake, Site, SiteKey, SiteSpec, Step, StepResult,
     TicketSpec,
 };
-use keyhaven_hsm::{Module, PinSource, Profile, Token, Uri, Workers};
+use keyhaven_hsm::{Module, PinSource, PrivateKey, Profile, Token, Uri, Workers};
 use keyhaven_softhsm_test::TestToken;
 use keyhaven_types::CustodyLevel;
 use rcgen::{CertificateParams, CertifiedIssuer, IsCa, KeyPair, SubjectPublicKeyInfo};
@@ -30,6 +30,8 @@ use rustls::{
     ClientConfig, ClientConnection, RootCertStore, SupportedProtocolVersion,
     crypto::{CryptoProvider, SupportedKxGroup, aws_lc_rs},
 };
+
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 pub const NAME: &str = "site.example";
 
@@ -40,10 +42,13 @@ pub struct Bench {
     pub profile: Profile,
     pub site: Arc<Site>,
     pub roots: RootCertStore,
+    key: PrivateKey,
+    chain: Vec<CertificateDer<'static>>,
     runtime: tokio::runtime::Runtime,
 }
 
 /// How a bench's site is set up.
+#[derive(Clone)]
 pub struct Setup {
     pub key_type: &'static str,
     pub custody_min: CustodyLevel,
@@ -55,6 +60,7 @@ pub struct Setup {
     pub tickets: Option<TicketSpec>,
     pub client_auth: ClientAuth,
     pub clock: Clock,
+    pub certificate_life: Duration,
     /// Another site of the same token has another one.
     pub id: [u8; 32],
 }
@@ -72,6 +78,7 @@ impl Default for Setup {
             tickets: None,
             client_auth: ClientAuth::None,
             clock: Clock::default(),
+            certificate_life: Duration::from_secs(30 * 86_400),
             id: [7; 32],
         }
     }
@@ -105,38 +112,35 @@ impl Bench {
             .load_key(&test_token.key_uri(&label).parse().unwrap(), &spki)
             .unwrap();
         let (chain, roots) = certify(&spki);
-        let site = Site::new(SiteSpec {
-            keys: vec![SiteKey {
-                key,
-                chain,
-                ocsp: None,
-                custody_min: CustodyLevel::Signature,
-                not_after: std::time::SystemTime::now() + Duration::from_secs(3600),
-            }],
-            alpn: setup.alpn.clone(),
-            alpn_required: setup.alpn_required,
-            custody_min: setup.custody_min,
-            custody_max: setup.custody_max,
-            exchange: token.clone(),
-            profile: profile.clone(),
-            id: setup.id,
-            tickets: setup.tickets.clone(),
-            client_auth: setup.client_auth.clone(),
-            prefer_hybrid: setup.prefer_hybrid,
-            rekey_persistent: false,
-            clock: setup.clock.clone(),
-        })
-        .unwrap();
         Self {
             workers: Workers::start(2, 64).unwrap(),
+            site: Arc::new(site(setup, &token, &profile, &key, &chain)),
             token,
             profile,
-            site: Arc::new(site),
             roots,
-            runtime: tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()
-                .unwrap(),
+            key,
+            chain,
+            runtime: runtime(),
+        }
+    }
+
+    /// Another site with the same token, key and certificate.
+    pub fn sibling(&self, setup: &Setup) -> Self {
+        Self {
+            workers: self.workers.clone(),
+            site: Arc::new(site(
+                setup,
+                &self.token,
+                &self.profile,
+                &self.key,
+                &self.chain,
+            )),
+            token: self.token.clone(),
+            profile: self.profile.clone(),
+            roots: self.roots.clone(),
+            key: self.key.clone(),
+            chain: self.chain.clone(),
+            runtime: runtime(),
         }
     }
 
@@ -146,6 +150,16 @@ impl Bench {
         self.runtime
             .block_on(self.workers.run(deadline, step))
             .unwrap()
+    }
+
+    /// Lets each worker come to its trash.
+    pub fn step_nothing(&self) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        for _ in 0..4 {
+            self.runtime
+                .block_on(self.workers.run(deadline, |_| ()))
+                .unwrap();
+        }
     }
 
     /// Begins a handshake at this bench's site.
@@ -168,7 +182,7 @@ impl Bench {
                 StepResult::More(handshake, expect) => {
                     deliver(client, &step.to_client);
                     let mut records = flight(client);
-                    if expect == Expect::ClientHello {
+                    if matches!(expect, Expect::ClientHello | Expect::ClientFlight) {
                         records = without_change_cipher_spec(&records);
                     }
                     step = self.proceed(handshake, records);
@@ -179,6 +193,11 @@ impl Bench {
     }
 
     pub fn client(&self, offer: &Offer) -> ClientConnection {
+        connect(&self.client_config(offer), offer.name)
+    }
+
+    /// Connections of one configuration share their tickets.
+    pub fn client_config(&self, offer: &Offer) -> Arc<ClientConfig> {
         let provider = CryptoProvider {
             kx_groups: offer.groups.clone(),
             cipher_suites: match offer.suite {
@@ -191,22 +210,62 @@ impl Bench {
             },
             ..aws_lc_rs::default_provider()
         };
-        let mut config = ClientConfig::builder_with_provider(provider.into())
+        let builder = ClientConfig::builder_with_provider(provider.into())
             .with_protocol_versions(&[offer.version])
             .unwrap()
-            .with_root_certificates(self.roots.clone())
-            .with_no_client_auth();
+            .with_root_certificates(self.roots.clone());
+        let mut config = match &offer.identity {
+            Some((chain, key)) => builder
+                .with_client_auth_cert(chain.clone(), key.clone_key())
+                .unwrap(),
+            None => builder.with_no_client_auth(),
+        };
         config.alpn_protocols = offer.alpn.clone();
-        ClientConnection::new(config.into(), offer.name.try_into().unwrap()).unwrap()
+        config.into()
     }
 }
 
-impl Drop for Bench {
-    /// SoftHSM2 takes itself apart at the end of the process; no thread may be inside it by then.
-    fn drop(&mut self) {
-        self.runtime
-            .block_on(self.workers.shutdown(Duration::from_secs(20)));
-    }
+/// A client for a name.
+pub fn connect(config: &Arc<ClientConfig>, name: &'static str) -> ClientConnection {
+    ClientConnection::new(config.clone(), name.try_into().unwrap()).unwrap()
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap()
+}
+
+fn site(
+    setup: &Setup,
+    token: &Token,
+    profile: &Profile,
+    key: &PrivateKey,
+    chain: &[CertificateDer<'static>],
+) -> Site {
+    Site::new(SiteSpec {
+        keys: vec![SiteKey {
+            key: key.clone(),
+            chain: chain.to_vec(),
+            ocsp: None,
+            custody_min: CustodyLevel::Signature,
+            not_after: SystemTime::now() + setup.certificate_life,
+        }],
+        alpn: setup.alpn.clone(),
+        alpn_required: setup.alpn_required,
+        custody_min: setup.custody_min,
+        custody_max: setup.custody_max,
+        exchange: token.clone(),
+        profile: profile.clone(),
+        id: setup.id,
+        tickets: setup.tickets.clone(),
+        client_auth: setup.client_auth.clone(),
+        prefer_hybrid: setup.prefer_hybrid,
+        rekey_persistent: false,
+        clock: setup.clock.clone(),
+    })
+    .unwrap()
 }
 
 /// What a client offers.
@@ -216,6 +275,8 @@ pub struct Offer {
     pub suite: Option<u16>,
     pub alpn: Vec<Vec<u8>>,
     pub name: &'static str,
+    /// The client's own certificate with its key.
+    pub identity: Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>,
 }
 
 impl Offer {
@@ -226,17 +287,36 @@ impl Offer {
             suite: None,
             alpn: Vec::new(),
             name: NAME,
+            identity: None,
         }
     }
 }
 
-/// A certificate for a public key, and the CA that issued it.
-fn certify(
-    spki: &[u8],
-) -> (
-    Vec<rustls_pki_types::CertificateDer<'static>>,
-    RootCertStore,
+/// An authority for clients' certificates, with one client's chain and key.
+pub fn authority() -> (
+    CertificateDer<'static>,
+    (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>),
 ) {
+    let mut ca = CertificateParams::new(vec![]).unwrap();
+    ca.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let ca = CertifiedIssuer::self_signed(ca, KeyPair::generate().unwrap()).unwrap();
+    let key = KeyPair::generate().unwrap();
+    let mut leaf = CertificateParams::new(vec!["client.example".to_owned()]).unwrap();
+    leaf.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
+    leaf.distinguished_name
+        .push(rcgen::DnType::CommonName, "a client");
+    let leaf = leaf.signed_by(&key, &ca).unwrap();
+    (
+        ca.der().clone(),
+        (
+            vec![leaf.der().clone()],
+            PrivateKeyDer::try_from(key.serialize_der()).unwrap(),
+        ),
+    )
+}
+
+/// A certificate for a public key, and the CA that issued it.
+fn certify(spki: &[u8]) -> (Vec<CertificateDer<'static>>, RootCertStore) {
     let mut ca = CertificateParams::new(vec![]).unwrap();
     ca.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
     let ca = CertifiedIssuer::self_signed(ca, KeyPair::generate().unwrap()).unwrap();
