@@ -74,7 +74,7 @@ async fn serve(config: Config, opened: startup::Opened) -> Result<Ended, DaemonE
     shutdown
         .listen()
         .map_err(failed("cannot listen for stop signals"))?;
-    let seal = match &config.seal_secret {
+    let seal = match &config.rekey.seal_secret {
         Some(secret) => SealKey::new(secret),
         None => SealKey::generate(),
     };
@@ -95,7 +95,7 @@ async fn serve(config: Config, opened: startup::Opened) -> Result<Ended, DaemonE
         sealer: Sealer::new(seal),
         keys: opened.keys,
         limits: config.limits,
-        lifetime: config.connection_lifetime,
+        lifetime: config.rekey.connection_lifetime,
         shutdown: shutdown.clone(),
     }));
     tracing::info!(listening = %listener.local_addr(), "signer is ready");

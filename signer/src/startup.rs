@@ -113,10 +113,10 @@ pub fn open(config: &Config) -> Result<Opened, StartErrors> {
 
 fn open_token(section: &TokenConfig) -> Result<(Token, Profile), StartError> {
     let subject = format!("token \"{}\" (line {})", section.name, section.line);
-    let module = Module::load(section.module.as_deref()).map_err(StartError::new(
-        &subject,
-        "the PKCS#11 module does not load",
-    ))?;
+    let module =
+        Module::load_with(section.module.as_deref(), section.init_args.as_deref()).map_err(
+            StartError::new(&subject, "the PKCS#11 module does not load"),
+        )?;
     let pin = section
         .pin_source
         .read(&section.base, &section.name)

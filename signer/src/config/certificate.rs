@@ -3,12 +3,18 @@
 //! What is wrong with a certificate is said here, when the file is read; clients would say it less clearly. That
 //! the key is the certificate's is proven later, in the token.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use keyhaven_service::config::Problems;
 use rustls_pki_types::{CertificateDer, pem::PemObject as _};
 use toml::Spanned;
-use x509_parser::{extensions::GeneralName, parse_x509_certificate, prelude::X509Certificate};
+use x509_parser::{
+    certificate::Validity, extensions::GeneralName, parse_x509_certificate,
+    prelude::X509Certificate, time::ASN1Time,
+};
 
 /// Reads a PEM chain.
 pub(super) fn read_chain(
@@ -57,6 +63,10 @@ pub(super) fn read_chain(
 pub(super) struct Leaf {
     /// SubjectPublicKeyInfo, DER.
     pub(super) spki: Vec<u8>,
+    /// Serial number, in hexadecimal.
+    pub(super) serial: String,
+    /// When it ends.
+    pub(super) not_after: SystemTime,
     names: Vec<String>,
 }
 
@@ -94,6 +104,8 @@ impl Leaf {
         }
         Some(Self {
             spki: leaf.public_key().raw.to_vec(),
+            serial: leaf.raw_serial_as_string(),
+            not_after: system_time(leaf.validity().not_after),
             names: dns_names(leaf),
         })
     }
@@ -148,7 +160,29 @@ fn warn_of_dates(
             ),
             "clients will refuse it: renew it",
         );
+    } else if ends_soon(validity) {
+        problems.warn(
+            at.span(),
+            format!(
+                "the certificate in {} ends soon: on {}",
+                path.display(),
+                validity.not_after
+            ),
+            "renew it",
+        );
     }
+}
+
+/// Within two weeks, or the last third of a short life.
+fn ends_soon(validity: &Validity) -> bool {
+    let whole = validity.not_after.timestamp() - validity.not_before.timestamp();
+    let left = validity.not_after.timestamp() - ASN1Time::now().timestamp();
+    left < SOON_S.min(whole / 3)
+}
+
+/// A certificate's time; what lies before 1970 is 1970.
+pub(super) fn system_time(time: ASN1Time) -> SystemTime {
+    UNIX_EPOCH + Duration::from_secs(u64::try_from(time.timestamp()).unwrap_or(0))
 }
 
 fn dns_names(leaf: &X509Certificate<'_>) -> Vec<String> {
@@ -175,6 +209,8 @@ pub(crate) fn covers(has: &str, wanted: &str) -> bool {
 
 /// More does not fit into one reply to a proxy.
 const CHAIN_BYTES_MAX: usize = 64 * 1024;
+/// Two weeks.
+const SOON_S: i64 = 14 * 86_400;
 
 #[cfg(test)]
 mod tests {

@@ -1,17 +1,17 @@
 //! `[[site]]`: names, keys, protocols, levels, and the identities that may use them.
 //!
-//! A name belongs to one site only; certificates are read here, keys are looked for later in their tokens.
+//! Keys are `key`'s business, client certificates that of `clients`. Invariant: a name belongs to one site only.
 
-use std::{collections::HashSet, path::PathBuf, str::FromStr as _};
+use std::{collections::HashSet, str::FromStr as _};
 
-use keyhaven_hsm::Uri;
+use keyhaven_handshake::ClientAuth;
 use keyhaven_service::config::Problems;
 use keyhaven_types::{CustodyLevel, Identity, Role};
-use rustls_pki_types::CertificateDer;
 use toml::Spanned;
 
 use super::{
-    certificate::{self, Leaf},
+    clients,
+    key::{self, SiteKeyConfig},
     raw,
 };
 
@@ -31,24 +31,14 @@ pub struct SiteConfig {
     pub custody_max: CustodyLevel,
     /// Who may use the site.
     pub proxies: HashSet<Identity>,
+    /// The name of the token that keeps exchange and schedule; none: that of the first key.
+    pub exchange_token: Option<String>,
+    /// Whether X25519MLKEM768 goes first wherever it can be offered.
+    pub prefer_hybrid: bool,
+    /// Whether clients are asked for a certificate.
+    pub client_auth: ClientAuth,
     /// Its keys, one or more.
     pub keys: Vec<SiteKeyConfig>,
-}
-
-/// One key of a site.
-pub struct SiteKeyConfig {
-    /// The token's name in this file.
-    pub token: String,
-    /// Which key.
-    pub uri: Uri,
-    /// DER certificates, leaf first.
-    pub chain: Vec<CertificateDer<'static>>,
-    /// Where the chain came from.
-    pub certificate: PathBuf,
-    /// SubjectPublicKeyInfo of the leaf, DER.
-    pub spki: Vec<u8>,
-    /// The line of the URI, for messages.
-    pub line: usize,
 }
 
 pub(super) fn validate(
@@ -98,35 +88,12 @@ fn validate_site(
         .iter()
         .filter_map(|name| check_name(name, taken, problems))
         .collect();
+    let levels = check_levels(section, problems);
     let keys = section
         .key
         .iter()
-        .filter_map(|key| check_key(key, &names, tokens, problems))
+        .filter_map(|key| key::validate(key, &names, levels, tokens, problems))
         .collect();
-    let custody_min = section
-        .custody_min
-        .as_ref()
-        .map_or(CustodyLevel::Signature, |v| *v.get_ref());
-    let custody_max = section
-        .custody_max
-        .as_ref()
-        .map_or(CustodyLevel::Schedule, |v| *v.get_ref());
-    if let Some(asked) = &section.custody_min
-        && custody_min > CustodyLevel::Premaster
-    {
-        problems.add(
-            asked.span(),
-            format!("custody_min = \"{custody_min}\" cannot be reached by this version"),
-            "ask for \"signature\" or \"premaster\"",
-        );
-    }
-    if custody_min > custody_max {
-        problems.add(
-            section.custody_max.as_ref().map(Spanned::span),
-            format!("custody_max = \"{custody_max}\" is below custody_min = \"{custody_min}\""),
-            "raise custody_max or lower custody_min",
-        );
-    }
     if section.key.is_empty() {
         problems.add(
             section.names.span(),
@@ -143,11 +110,66 @@ fn validate_site(
             .filter_map(|protocol| check_alpn(protocol, problems))
             .collect(),
         alpn_required: section.alpn_required,
-        custody_min,
-        custody_max,
+        custody_min: levels.min,
+        custody_max: levels.max,
         proxies: check_proxies(&section.proxies, problems),
+        exchange_token: check_exchange(section, levels, tokens, problems),
+        prefer_hybrid: section.prefer_hybrid,
+        client_auth: clients::validate(section, problems),
         keys,
     }
+}
+
+/// The levels between which a site is served.
+#[derive(Clone, Copy)]
+pub(super) struct Levels {
+    pub(super) min: CustodyLevel,
+    pub(super) max: CustodyLevel,
+}
+
+fn check_levels(section: &raw::SiteSection, problems: &mut Problems) -> Levels {
+    let value = |level: &Option<Spanned<CustodyLevel>>, default| {
+        level.as_ref().map_or(default, |level| *level.get_ref())
+    };
+    let levels = Levels {
+        min: value(&section.custody_min, CustodyLevel::Signature),
+        max: value(&section.custody_max, CustodyLevel::Schedule),
+    };
+    if levels.min > levels.max {
+        problems.add(
+            section.custody_max.as_ref().map(Spanned::span),
+            format!(
+                "custody_max = \"{}\" is below custody_min = \"{}\"",
+                levels.max, levels.min
+            ),
+            "raise custody_max or lower custody_min",
+        );
+    }
+    levels
+}
+
+fn check_exchange(
+    section: &raw::SiteSection,
+    levels: Levels,
+    tokens: &[&str],
+    problems: &mut Problems,
+) -> Option<String> {
+    let name = section.exchange_token.as_ref()?;
+    if !tokens.contains(&name.get_ref().as_str()) {
+        problems.add(
+            name.span(),
+            format!("there is no [[token]] named \"{}\"", name.get_ref()),
+            "use the name of a [[token]] in this file",
+        );
+    }
+    if levels.max == CustodyLevel::Signature {
+        problems.warn(
+            name.span(),
+            "exchange_token is not used: custody_max is \"signature\"",
+            "raise custody_max, or leave exchange_token out",
+        );
+    }
+    Some(name.get_ref().clone())
 }
 
 fn check_name(
@@ -226,41 +248,4 @@ fn check_proxies(
         }
     }
     identities
-}
-
-fn check_key(
-    section: &raw::SiteKeySection,
-    names: &[String],
-    tokens: &[&str],
-    problems: &mut Problems,
-) -> Option<SiteKeyConfig> {
-    let token = section.token.get_ref();
-    if !tokens.contains(&token.as_str()) {
-        problems.add(
-            section.token.span(),
-            format!("there is no [[token]] named \"{token}\""),
-            "use the name of a [[token]] in this file",
-        );
-    }
-    let uri = Uri::from_str(section.uri.get_ref())
-        .map_err(|error| {
-            problems.add(
-                section.uri.span(),
-                format!("the key's uri is not accepted: {error}"),
-                "write pkcs11:object=LABEL;type=private (RFC 7512)",
-            );
-        })
-        .ok();
-    let certificate = problems.resolve(section.certificate.get_ref());
-    let chain = certificate::read_chain(&certificate, &section.certificate, problems)?;
-    let leaf = Leaf::read(&chain, &certificate, &section.certificate, problems)?;
-    leaf.warn_of_missing_names(names, &certificate, &section.certificate, problems);
-    Some(SiteKeyConfig {
-        token: token.clone(),
-        uri: uri?,
-        chain,
-        certificate,
-        spki: leaf.spki,
-        line: problems.line(section.uri.span()),
-    })
 }
