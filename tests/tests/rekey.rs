@@ -39,7 +39,7 @@ fn a_clients_key_updates_are_followed_and_answered() {
     let crossed = site.relay.as_ref().unwrap().recorded().concat();
     for secret in client.secrets() {
         assert!(
-            !keyhaven_tests::daemon::contains(&crossed, secret),
+            !keyhaven_tests::daemon::contains(&crossed, &secret),
             "a traffic secret crossed"
         );
     }

@@ -42,7 +42,7 @@ fn s2_s8_nothing_above_the_session_keys_crosses_the_channel() {
         );
         for secret in client.secrets() {
             assert!(
-                !contains(&crossed, secret),
+                !contains(&crossed, &secret),
                 "a secret of the key schedule crossed"
             );
         }

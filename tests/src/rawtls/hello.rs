@@ -1,9 +1,12 @@
 //! A ClientHello, part by part.
 //!
-//! The public fields are what tests turn; the rest is what any client sends. One group: P-256.
+//! The public fields are what tests turn; the rest is what any client sends. One key share at most.
 
+use super::group::Group;
 use super::messages::handshake_message;
 use super::record::{HANDSHAKE, record};
+use super::ticket::{Offered, fill_binders, pre_shared_key};
+use super::tls12::SESSION_TICKET;
 
 /// What the ClientHello says.
 #[derive(Clone, Debug)]
@@ -16,8 +19,10 @@ pub struct Hello {
     pub suites: Vec<u16>,
     /// supported_groups.
     pub groups: Vec<u16>,
-    /// Whether a P-256 share is sent (TLS 1.3).
+    /// Whether a share is sent (TLS 1.3).
     pub share: bool,
+    /// The group of the share.
+    pub share_group: Group,
     /// signature_algorithms.
     pub schemes: Vec<u16>,
     /// Application protocols, or none.
@@ -28,6 +33,10 @@ pub struct Hello {
     pub compression: Vec<u8>,
     /// More extensions, at the end.
     pub extra: Vec<(u16, Vec<u8>)>,
+    /// Identities of pre_shared_key, behind all others; without any the extension is left out.
+    pub resume: Vec<Offered>,
+    /// psk_key_exchange_modes: 1 is psk_dhe_ke, 0 is psk_ke.
+    pub psk_modes: Vec<u8>,
     /// client random.
     pub random: [u8; 32],
 }
@@ -39,13 +48,16 @@ impl Hello {
             name: Some(name.to_owned()),
             versions: vec![0x0304],
             suites: vec![0x1301],
-            groups: vec![P256],
+            groups: vec![Group::P256.code()],
             share: true,
+            share_group: Group::P256,
             schemes: SCHEMES.to_vec(),
             alpn: Vec::new(),
             extended_master_secret: false,
             compression: vec![0],
             extra: Vec::new(),
+            resume: Vec::new(),
+            psk_modes: vec![1],
             random: random(),
         }
     }
@@ -61,8 +73,44 @@ impl Hello {
         }
     }
 
-    /// The handshake message; `point` is the client's P-256 public value.
+    /// The same client with one suite.
+    pub fn with_suite(self, suite: u16) -> Hello {
+        Hello {
+            suites: vec![suite],
+            ..self
+        }
+    }
+
+    /// The same client with one group, of which it sends a share.
+    pub fn with_group(self, group: Group) -> Hello {
+        Hello {
+            groups: vec![group.code()],
+            share_group: group,
+            ..self
+        }
+    }
+
+    /// The same client, which offers these sessions to be resumed.
+    pub fn resuming(self, offered: Vec<Offered>) -> Hello {
+        Hello {
+            resume: offered,
+            ..self
+        }
+    }
+
+    /// The same client, which wants a ticket of TLS 1.2.
+    pub fn wanting_ticket(mut self) -> Hello {
+        self.extra.push((SESSION_TICKET, Vec::new()));
+        self
+    }
+
+    /// The handshake message; `point` is the client's public value.
     pub fn message(&self, point: &[u8]) -> Vec<u8> {
+        self.message_after(&[], point)
+    }
+
+    /// The same behind other messages of the transcript, which the binders cover as well.
+    pub(crate) fn message_after(&self, before: &[u8], point: &[u8]) -> Vec<u8> {
         let legacy = self
             .versions
             .iter()
@@ -79,7 +127,11 @@ impl Hello {
         body.push(self.compression.len() as u8);
         body.extend_from_slice(&self.compression);
         body.extend(vector16(&self.extensions(point)));
-        handshake_message(1, &body)
+        let mut message = handshake_message(1, &body);
+        if !self.resume.is_empty() {
+            fill_binders(before, &mut message, &self.resume);
+        }
+        message
     }
 
     /// The message in one record.
@@ -117,16 +169,20 @@ impl Hello {
             let mut body = vec![versions.len() as u8];
             body.extend(versions);
             add(43, &body);
-            add(45, &[1, 1]);
+            let modes = [&[self.psk_modes.len() as u8], self.psk_modes.as_slice()].concat();
+            add(45, &modes);
             let mut shares = Vec::new();
             if self.share {
-                shares.extend_from_slice(&P256.to_be_bytes());
+                shares.extend_from_slice(&self.share_group.code().to_be_bytes());
                 shares.extend(vector16(point));
             }
             add(51, &vector16(&shares));
         }
         for (kind, body) in &self.extra {
             add(*kind, body);
+        }
+        if !self.resume.is_empty() {
+            add(41, &pre_shared_key(&self.resume));
         }
         all
     }
@@ -152,6 +208,5 @@ fn vector16(bytes: &[u8]) -> Vec<u8> {
     vector
 }
 
-const P256: u16 = 23;
 /// ecdsa_secp256r1_sha256, ecdsa_secp384r1_sha384, ed25519, rsa_pss_rsae_sha256, rsa_pkcs1_sha256.
 const SCHEMES: &[u16] = &[0x0403, 0x0503, 0x0807, 0x0804, 0x0401];

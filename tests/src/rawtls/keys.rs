@@ -1,98 +1,15 @@
-//! Key schedules and record protection, from RFC 8446 section 7 and RFC 5246 sections 5 and 6.
+//! Record protection, from RFC 8446 section 5, RFC 5246 section 6, RFC 5288 and RFC 7905.
 //!
-//! Written apart from the product's own code, so that the two check each other.
+//! Written apart from the product's own code, so that the two check each other. A nonce that comes twice fails the
+//! test.
 
 use std::collections::HashSet;
 
+use super::hash::Hash;
+use super::record::{Incoming, Stop};
 use aws_lc_rs::aead::{
     AES_128_GCM, AES_256_GCM, Aad, Algorithm, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey,
 };
-use aws_lc_rs::{digest, hmac};
-
-use super::record::{Incoming, Stop};
-
-/// The hash of a cipher suite.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Hash {
-    /// SHA-256.
-    Sha256,
-    /// SHA-384.
-    Sha384,
-}
-
-impl Hash {
-    /// Bytes of a digest.
-    pub fn len(self) -> usize {
-        match self {
-            Hash::Sha256 => 32,
-            Hash::Sha384 => 48,
-        }
-    }
-
-    /// Never: a digest has bytes.
-    pub fn is_empty(self) -> bool {
-        false
-    }
-
-    /// The digest of `data`.
-    pub fn digest(self, data: &[u8]) -> Vec<u8> {
-        let algorithm = match self {
-            Hash::Sha256 => &digest::SHA256,
-            Hash::Sha384 => &digest::SHA384,
-        };
-        digest::digest(algorithm, data).as_ref().to_vec()
-    }
-
-    /// HMAC.
-    pub fn hmac(self, key: &[u8], data: &[u8]) -> Vec<u8> {
-        let algorithm = match self {
-            Hash::Sha256 => hmac::HMAC_SHA256,
-            Hash::Sha384 => hmac::HMAC_SHA384,
-        };
-        hmac::sign(&hmac::Key::new(algorithm, key), data)
-            .as_ref()
-            .to_vec()
-    }
-
-    /// HKDF-Expand-Label (RFC 8446, section 7.1).
-    pub fn expand_label(
-        self,
-        secret: &[u8],
-        label: &str,
-        context: &[u8],
-        length: usize,
-    ) -> Vec<u8> {
-        let mut info = (length as u16).to_be_bytes().to_vec();
-        info.push(6 + label.len() as u8);
-        info.extend_from_slice(b"tls13 ");
-        info.extend_from_slice(label.as_bytes());
-        info.push(context.len() as u8);
-        info.extend_from_slice(context);
-        // One block is enough for every length of TLS 1.3 with the same hash.
-        info.push(1);
-        let mut block = self.hmac(secret, &info);
-        block.truncate(length);
-        block
-    }
-
-    /// Derive-Secret with the transcript's hash.
-    pub fn derive_secret(self, secret: &[u8], label: &str, transcript: &[u8]) -> Vec<u8> {
-        self.expand_label(secret, label, &self.digest(transcript), self.len())
-    }
-
-    /// The PRF of TLS 1.2.
-    pub fn prf(self, secret: &[u8], label: &str, seed: &[u8], length: usize) -> Vec<u8> {
-        let seed = [label.as_bytes(), seed].concat();
-        let mut out = Vec::new();
-        let mut a = seed.clone();
-        while out.len() < length {
-            a = self.hmac(secret, &a);
-            out.extend(self.hmac(secret, &[a.as_slice(), &seed].concat()));
-        }
-        out.truncate(length);
-        out
-    }
-}
 
 /// One direction's record protection.
 #[derive(Debug)]
@@ -115,10 +32,11 @@ impl RecordKeys {
         RecordKeys::new(algorithm, &key, &iv, false)
     }
 
-    /// From the key block of TLS 1.2 with AES-128-GCM.
-    pub fn tls12(key: &[u8], salt: &[u8]) -> RecordKeys {
-        let iv = [salt, &[0; 8]].concat();
-        RecordKeys::new(&AES_128_GCM, key, &iv, true)
+    /// From the key block of TLS 1.2; `iv` has [`iv12_len`] bytes.
+    pub fn tls12(suite: u16, key: &[u8], iv: &[u8]) -> RecordKeys {
+        let mut whole = iv.to_vec();
+        whole.resize(12, 0);
+        RecordKeys::new(algorithm(suite), key, &whole, true)
     }
 
     fn new(algorithm: &'static Algorithm, key: &[u8], iv: &[u8], tls12: bool) -> RecordKeys {
@@ -151,7 +69,7 @@ impl RecordKeys {
         self.key
             .seal_in_place_append_tag(self.nonce(), Aad::from(aad), &mut sealed)
             .expect("a record is short enough");
-        let mut payload = if self.tls12 {
+        let mut payload = if self.has_explicit_nonce() {
             self.seq.to_be_bytes().to_vec()
         } else {
             Vec::new()
@@ -166,31 +84,8 @@ impl RecordKeys {
     /// # Panics
     /// When its nonce was used before. That of TLS 1.3 is not sent: what opens has the next one.
     pub fn open(&mut self, mut record: Incoming) -> Result<Incoming, Stop> {
-        let refused = |_| Stop::Nonsense("a record that does not decrypt");
         let opened = if self.tls12 {
-            if record.bytes.len() < 24 {
-                return Err(Stop::Nonsense("a short record"));
-            }
-            let mut body = record.bytes.split_off(8);
-            let explicit: [u8; 8] = record.bytes.as_slice().try_into().expect("8 were left");
-            let mut nonce = self.iv;
-            nonce[4..].copy_from_slice(&explicit);
-            let aad = self.aad12(record.kind, body.len() - 16);
-            let nonce = Nonce::assume_unique_for_key(nonce);
-            let length = self
-                .key
-                .open_in_place(nonce, Aad::from(aad), &mut body)
-                .map_err(refused)?
-                .len();
-            body.truncate(length);
-            assert!(
-                self.seen.insert(explicit),
-                "two records of one key have the nonce {explicit:02x?}"
-            );
-            Incoming {
-                kind: record.kind,
-                bytes: body,
-            }
+            self.open12(record)?
         } else {
             let aad = [
                 &[23, 3, 3],
@@ -200,7 +95,7 @@ impl RecordKeys {
             let length = self
                 .key
                 .open_in_place(self.nonce(), Aad::from(aad), &mut record.bytes)
-                .map_err(refused)?
+                .map_err(|_| REFUSED)?
                 .len();
             record.bytes.truncate(length);
             while record.bytes.last() == Some(&0) {
@@ -219,6 +114,41 @@ impl RecordKeys {
         Ok(opened)
     }
 
+    fn open12(&mut self, mut record: Incoming) -> Result<Incoming, Stop> {
+        let explicit = if self.has_explicit_nonce() { 8 } else { 0 };
+        if record.bytes.len() < explicit + 16 {
+            return Err(Stop::Nonsense("a short record"));
+        }
+        let mut body = record.bytes.split_off(explicit);
+        let nonce = match <[u8; 8]>::try_from(record.bytes.as_slice()) {
+            Ok(explicit) => {
+                let mut nonce = self.iv;
+                nonce[4..].copy_from_slice(&explicit);
+                Nonce::assume_unique_for_key(nonce)
+            }
+            Err(_) => self.nonce(),
+        };
+        let aad = self.aad12(record.kind, body.len() - 16);
+        let opened = self.key.open_in_place(nonce, Aad::from(aad), &mut body);
+        let length = opened.map_err(|_| REFUSED)?.len();
+        body.truncate(length);
+        if let Ok(explicit) = <[u8; 8]>::try_from(record.bytes.as_slice()) {
+            assert!(
+                self.seen.insert(explicit),
+                "two records of one key have the nonce {explicit:02x?}"
+            );
+        }
+        Ok(Incoming {
+            kind: record.kind,
+            bytes: body,
+        })
+    }
+
+    /// AES-GCM in TLS 1.2 sends half of its nonce.
+    fn has_explicit_nonce(&self) -> bool {
+        self.tls12 && self.key.algorithm() != &CHACHA20_POLY1305
+    }
+
     fn nonce(&self) -> Nonce {
         let mut nonce = self.iv;
         for (byte, seq) in nonce[4..].iter_mut().zip(self.seq.to_be_bytes()) {
@@ -235,10 +165,26 @@ impl RecordKeys {
     }
 }
 
+/// Bytes of a suite's key.
+pub(crate) fn key_len(suite: u16) -> usize {
+    algorithm(suite).key_len()
+}
+
+/// Bytes of IV that TLS 1.2 takes from the key block: the salt of AES-GCM, or all of it.
+pub(crate) fn iv12_len(suite: u16) -> usize {
+    if algorithm(suite) == &CHACHA20_POLY1305 {
+        12
+    } else {
+        4
+    }
+}
+
 fn algorithm(suite: u16) -> &'static Algorithm {
     match suite {
-        0x1302 => &AES_256_GCM,
-        0x1303 => &CHACHA20_POLY1305,
+        0x1302 | 0xc02c | 0xc030 => &AES_256_GCM,
+        0x1303 | 0xcca8 | 0xcca9 => &CHACHA20_POLY1305,
         _ => &AES_128_GCM,
     }
 }
+
+const REFUSED: Stop = Stop::Nonsense("a record that does not decrypt");

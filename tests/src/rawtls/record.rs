@@ -3,6 +3,8 @@
 //! Leaves encryption to `keys`. Every read has the deadline that the socket was given.
 
 use std::io::{self, Read};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
 
 /// Content type change_cipher_spec.
 pub const CHANGE_CIPHER_SPEC: u8 = 20;
@@ -75,3 +77,24 @@ fn ended(error: io::Error) -> Stop {
         _ => Stop::Io(error),
     }
 }
+
+/// A socket with a deadline on every read and write.
+pub(crate) fn dial(address: SocketAddr) -> Result<TcpStream, Stop> {
+    let stream = TcpStream::connect_timeout(&address, DEADLINE)?;
+    stream.set_read_timeout(Some(DEADLINE))?;
+    stream.set_write_timeout(Some(DEADLINE))?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+/// The next record, which must be a plain handshake message.
+pub(crate) fn plain(stream: &mut TcpStream) -> Result<Incoming, Stop> {
+    let incoming = read_record(stream)?;
+    match incoming.kind {
+        HANDSHAKE => Ok(incoming),
+        ALERT => Err(Stop::Alert(incoming.bytes.get(1).copied().unwrap_or(0))),
+        _ => Err(Stop::Nonsense("no handshake record")),
+    }
+}
+
+const DEADLINE: Duration = Duration::from_secs(20);
