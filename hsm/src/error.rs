@@ -32,6 +32,14 @@ pub enum Error {
         /// What the loader or C_Initialize said.
         source: TokenFault,
     },
+    /// The text for C_Initialize cannot be used.
+    #[error("the init_args of the PKCS#11 module {} cannot be used: {reason}", .path.display())]
+    InitArguments {
+        /// The library.
+        path: PathBuf,
+        /// Why.
+        reason: &'static str,
+    },
     /// No token fits the URI.
     #[error("no token fits `{wanted}`; the module has {}", list_or_none(.found))]
     TokenNotFound {
@@ -136,6 +144,9 @@ pub enum Error {
         /// The group of the exchange.
         group: NamedGroup,
     },
+    /// The peer's ML-KEM-768 encapsulation key is not one. The peer's fault.
+    #[error("the peer's ML-KEM key is not valid")]
+    PeerKey,
     /// The secret is too short for the HMAC of this token, or another limit of its mechanisms.
     #[error("token `{token}` cannot derive with {hash:?}")]
     Derivation {
@@ -195,7 +206,7 @@ pub enum Error {
 impl Error {
     /// Whether the other end of the TLS connection is to blame, and the token is well.
     pub fn is_peer_fault(&self) -> bool {
-        matches!(self, Self::PeerPoint { .. })
+        matches!(self, Self::PeerPoint { .. } | Self::PeerKey)
     }
 
     /// Whether the token or its sessions are away or busy, so that another signer may help.

@@ -8,12 +8,17 @@ use cryptoki::{
         Mechanism,
         elliptic_curve::{EcKdf, Ecdh1DeriveParams},
     },
-    object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHandle},
-    session::Session,
+    object::{Attribute, AttributeType, ObjectHandle},
 };
 use keyhaven_types::NamedGroup;
 
-use crate::{Error, Token, Worker, generation::Counted, quirks::Quirks};
+use crate::{
+    Error, Kept, Token, Worker,
+    generation::Counted,
+    quirks::Ways,
+    session::OpenSession,
+    template::{self, Usage},
+};
 
 /// An ephemeral key pair whose private half is an object of the token. Dropping it destroys the object, on
 /// whatever thread.
@@ -24,11 +29,10 @@ pub struct ExchangeKey {
     public_value: Vec<u8>,
 }
 
-/// A shared secret that is an object of the token. Dropping it destroys the object, on whatever thread.
+/// A secret that is an object of the token: an exchange's, or one derived from it. Dropping it destroys the object, on whatever thread.
 #[derive(Debug)]
 pub struct TokenSecret {
     object: Ephemeral,
-    group: NamedGroup,
 }
 
 impl ExchangeKey {
@@ -56,13 +60,8 @@ impl ExchangeKey {
 }
 
 impl TokenSecret {
-    pub(crate) fn new(object: Ephemeral, group: NamedGroup) -> Self {
-        Self { object, group }
-    }
-
-    /// The group of the exchange that made it.
-    pub fn group(&self) -> NamedGroup {
-        self.group
+    pub(crate) fn new(object: Ephemeral) -> Self {
+        Self { object }
     }
 
     pub(crate) fn object(&self) -> &Ephemeral {
@@ -117,17 +116,17 @@ impl std::fmt::Debug for Ephemeral {
     }
 }
 
-/// Makes a key pair and reads its public value; the public object is destroyed at once. Four PKCS#11 calls:
-/// C_GenerateKeyPair, C_GetAttributeValue twice (the binding asks for the length first), C_DestroyObject.
+/// Makes a key pair and reads its public value; the public object is destroyed at once. Three PKCS#11 calls:
+/// C_GenerateKeyPair, C_GetAttributeValue, C_DestroyObject.
 pub(crate) fn generate(
-    session: &Session,
-    quirks: &Quirks,
+    session: &OpenSession,
+    ways: &Ways,
     group: NamedGroup,
 ) -> Result<(ObjectHandle, Vec<u8>), Error> {
     let (mechanism, params) = match group {
         NamedGroup::Secp256r1 => (Mechanism::EccKeyPairGen, P256_PARAMS),
         NamedGroup::Secp384r1 => (Mechanism::EccKeyPairGen, P384_PARAMS),
-        NamedGroup::X25519 => (quirks.x25519.mechanism(), quirks.x25519.params()),
+        NamedGroup::X25519 => (ways.x25519.mechanism(), ways.x25519.params()),
     };
     let public_template = [
         Attribute::Token(false),
@@ -139,7 +138,7 @@ pub(crate) fn generate(
     // CKA_SIGN is said: left out it is true, and some modules then test each new pair by a signature.
     let private_template = [
         Attribute::Token(false),
-        Attribute::Private(quirks.ephemeral_private),
+        Attribute::Private(ways.ephemeral_private),
         Attribute::Sensitive(true),
         Attribute::Extractable(false),
         Attribute::Derive(true),
@@ -169,29 +168,19 @@ pub(crate) fn generate(
 /// ECDH (SEC 1, section 3.3.1, or RFC 7748) to a secret that can be used for HMAC and digests and not be read.
 /// One PKCS#11 call.
 pub(crate) fn agree(
-    session: &Session,
-    quirks: &Quirks,
+    session: &OpenSession,
+    ways: &Ways,
     group: NamedGroup,
     private: ObjectHandle,
     peer: &[u8],
 ) -> Result<ObjectHandle, Error> {
-    let len = u32::try_from(group.secret_len()).unwrap_or_default();
-    let template = [
-        Attribute::Class(ObjectClass::SECRET_KEY),
-        Attribute::KeyType(KeyType::GENERIC_SECRET),
-        Attribute::ValueLen(std::ffi::c_ulong::from(len).into()),
-        Attribute::Token(false),
-        Attribute::Private(quirks.ephemeral_private),
-        Attribute::Sensitive(true),
-        Attribute::Extractable(false),
-        Attribute::Sign(true),
-        Attribute::Verify(false),
-        Attribute::Derive(false),
-        Attribute::Encrypt(false),
-        Attribute::Decrypt(false),
-        Attribute::Wrap(false),
-        Attribute::Unwrap(false),
-    ];
+    // Above `premaster` it is the base of derivations; the TLS 1.2 PRF of `premaster` is an HMAC keyed by it.
+    let usage = if ways.derives_from(group) {
+        Usage::SignAndDerive
+    } else {
+        Usage::Sign
+    };
+    let template = template::secret(ways, Some(group.secret_len()), usage, Kept::Never);
     // Raw, not wrapped in a DER OCTET STRING: every module takes that.
     let mechanism = Mechanism::Ecdh1Derive(Ecdh1DeriveParams::new(EcKdf::null(), peer));
     session
@@ -201,16 +190,13 @@ pub(crate) fn agree(
 
 /// CKA_EC_POINT: a DER OCTET STRING around the point, or the point itself where modules differ.
 fn read_point(
-    session: &Session,
+    session: &OpenSession,
     public: ObjectHandle,
     group: NamedGroup,
 ) -> Result<Vec<u8>, Error> {
-    let attributes = session
-        .get_attributes(public, &[AttributeType::EcPoint])
+    let bytes = session
+        .bytes(public, AttributeType::EcPoint)
         .map_err(|source| Error::token("reading an ephemeral public key", source))?;
-    let Some(Attribute::EcPoint(bytes)) = attributes.into_iter().next() else {
-        return Err(Error::answer(GENERATE, "no public point"));
-    };
     let len = group.public_len();
     let value = match bytes.len() {
         n if n == len => &bytes[..],

@@ -16,7 +16,9 @@ use cryptoki::{
     types::AuthPin,
 };
 
-use crate::{Error, Module, Pin, TokenInfo, Uri, session::OpenSession, token};
+use keyhaven_types::HashAlgorithm;
+
+use crate::{Error, Module, Pin, TokenInfo, Uri, hkdf, session::OpenSession, token};
 
 /// A login and its anchor session.
 pub(crate) struct Generation {
@@ -29,6 +31,8 @@ pub(crate) struct Generation {
     broken: AtomicBool,
     /// Ephemeral objects made and not yet destroyed.
     live: AtomicUsize,
+    /// Secrets of zeros, of 32 and 48 bytes: objects of the anchor session, made when first needed.
+    zeros: Mutex<[Option<ObjectHandle>; 2]>,
 }
 
 /// A session's share of the ephemeral objects: they die with the session that made them.
@@ -81,12 +85,28 @@ impl Generation {
             epoch: module.epoch(),
             broken: AtomicBool::new(false),
             live: AtomicUsize::new(0),
+            zeros: Mutex::default(),
         };
         Ok((generation, info))
     }
 
     pub(crate) fn anchor(&self) -> MutexGuard<'_, OpenSession> {
         self.anchor.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The secret of zeros of the hash's length.
+    pub(crate) fn zeros(&self, hash: HashAlgorithm) -> Result<ObjectHandle, Error> {
+        let mut zeros = self.zeros.lock().unwrap_or_else(PoisonError::into_inner);
+        let place = match hash {
+            HashAlgorithm::Sha256 => &mut zeros[0],
+            HashAlgorithm::Sha384 => &mut zeros[1],
+        };
+        if let Some(handle) = *place {
+            return Ok(handle);
+        }
+        let handle = hkdf::zeros(&self.anchor(), hash)?;
+        *place = Some(handle);
+        Ok(handle)
     }
 
     pub(crate) fn is_broken(&self) -> bool {

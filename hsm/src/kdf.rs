@@ -5,19 +5,19 @@
 //! Invariant: every intermediate value is wiped.
 
 use aws_lc_rs::digest;
-use cryptoki::{error::RvError, mechanism::Mechanism, object::ObjectHandle, session::Session};
+use cryptoki::{error::RvError, mechanism::Mechanism, object::ObjectHandle};
 use keyhaven_types::{HashAlgorithm, Secret};
 use zeroize::Zeroizing;
 
-use crate::Error;
+use crate::{Error, session::OpenSession};
 
 const EXTRACT: &str = "HKDF-Extract of the shared secret";
 const PRF: &str = "the TLS 1.2 PRF keyed by the shared secret";
 
 /// HKDF-Extract (RFC 5869, section 2.2) with the object as input key material: HMAC(salt, Z), whose inner hash
-/// the token computes over the padded salt and Z. Five PKCS#11 calls, of which one asks for the digest's length.
+/// the token computes over the padded salt and Z. Four PKCS#11 calls.
 pub(crate) fn extract(
-    session: &Session,
+    session: &OpenSession,
     hash: HashAlgorithm,
     salt: &[u8],
     prefix: &[u8],
@@ -51,7 +51,7 @@ pub(crate) fn extract(
         session.digest_update(prefix).map_err(failed)?;
     }
     session.digest_key(secret).map_err(failed)?;
-    let inner = Zeroizing::new(session.digest_final().map_err(failed)?);
+    let inner = session.digest_final_once().map_err(failed)?;
     if inner.len() != hash.output_len() {
         return Err(Error::answer(EXTRACT, "a digest of the wrong length"));
     }
@@ -61,46 +61,78 @@ pub(crate) fn extract(
     Ok(Secret::copy_from(outer.finish().as_ref()))
 }
 
-/// P_hash (RFC 5246, section 5) with the object as its secret. Three PKCS#11 calls for each HMAC, of which one
-/// asks for its length; two HMACs for each block of output.
+/// P_hash (RFC 5246, section 5) with the object as its secret. Two PKCS#11 calls for each HMAC; two HMACs for each
+/// block of output.
 pub(crate) fn prf(
-    session: &Session,
+    session: &OpenSession,
     hash: HashAlgorithm,
     secret: ObjectHandle,
     label: &[u8],
     seed: &[u8],
     out: &mut [u8],
 ) -> Result<(), Error> {
-    let mechanism = match hash {
-        HashAlgorithm::Sha256 => Mechanism::Sha256Hmac,
-        HashAlgorithm::Sha384 => Mechanism::Sha384Hmac,
-    };
-    let hmac = |data: &[u8]| {
-        let mac = session
-            .sign(&mechanism, secret, data)
-            .map(Zeroizing::new)
-            .map_err(|source| failure(PRF, hash, source))?;
-        if mac.len() != hash.output_len() {
-            return Err(Error::answer(PRF, "a MAC of the wrong length"));
-        }
-        Ok(mac)
-    };
     let label_and_seed = [label, seed].concat();
     let mut a = Zeroizing::new(label_and_seed.clone());
     for block in out.chunks_mut(hash.output_len()) {
-        a = hmac(&a)?;
+        a = hmac(session, PRF, hash, secret, &a)?;
         let mut input = Zeroizing::new(Vec::with_capacity(a.len() + label_and_seed.len()));
         input.extend_from_slice(&a);
         input.extend_from_slice(&label_and_seed);
-        block.copy_from_slice(&hmac(&input)?[..block.len()]);
+        let output = hmac(session, PRF, hash, secret, &input)?;
+        block.copy_from_slice(&output[..block.len()]);
     }
     Ok(())
 }
 
+/// One HMAC keyed by the object, of the hash's whole length.
+pub(crate) fn hmac(
+    session: &OpenSession,
+    operation: &'static str,
+    hash: HashAlgorithm,
+    secret: ObjectHandle,
+    data: &[u8],
+) -> Result<Zeroizing<Vec<u8>>, Error> {
+    let mechanism = match hash {
+        HashAlgorithm::Sha256 => Mechanism::Sha256Hmac,
+        HashAlgorithm::Sha384 => Mechanism::Sha384Hmac,
+    };
+    let mac = session
+        .sign_once(&mechanism, secret, data)
+        .map_err(|source| failure(operation, hash, source))?;
+    if mac.len() != hash.output_len() {
+        return Err(Error::answer(operation, "a MAC of the wrong length"));
+    }
+    Ok(mac)
+}
+
+/// Reads an object that was made to be read, and destroys it. Two PKCS#11 calls.
+pub(crate) fn take_value(
+    session: &OpenSession,
+    operation: &'static str,
+    object: ObjectHandle,
+    out: &mut [u8],
+) -> Result<(), Error> {
+    let value = session.value(object);
+    let destroyed = session.destroy_object(object);
+    let value = value.map_err(|source| Error::token(operation, source))?;
+    destroyed.map_err(|source| Error::token("destroying bytes that were read", source))?;
+    if value.len() != out.len() {
+        return Err(Error::answer(operation, "bytes of the wrong length"));
+    }
+    out.copy_from_slice(&value);
+    Ok(())
+}
+
 /// A mechanism's limit is not a failure of the token: SoftHSM2 has no HMAC-SHA384 over 32 bytes.
-fn failure(operation: &'static str, hash: HashAlgorithm, source: cryptoki::error::Error) -> Error {
+pub(crate) fn failure(
+    operation: &'static str,
+    hash: HashAlgorithm,
+    source: cryptoki::error::Error,
+) -> Error {
     match source {
-        cryptoki::error::Error::Pkcs11(
+        cryptoki::error::Error::NotSupported
+        | cryptoki::error::Error::NullFunctionPointer
+        | cryptoki::error::Error::Pkcs11(
             RvError::KeySizeRange | RvError::KeyIndigestible | RvError::MechanismInvalid,
             _,
         ) => Error::Derivation {

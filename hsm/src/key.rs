@@ -17,7 +17,9 @@ use cryptoki::{
 };
 use keyhaven_types::{KeyAlgorithm, SignatureScheme};
 
-use crate::{Error, Token, Uri, generation::Generation, sign, spki::PublicKey, uri};
+use crate::{
+    Error, Token, Uri, generation::Generation, session::OpenSession, sign, spki::PublicKey, uri,
+};
 
 /// A private key in a token. Clones are the same key.
 #[derive(Clone)]
@@ -291,7 +293,7 @@ fn session_copy(
 
 /// The proof that the handle is the certificate's key.
 fn prove(
-    session: &Session,
+    session: &OpenSession,
     handle: ObjectHandle,
     label: &str,
     public: &PublicKey,

@@ -5,6 +5,7 @@
 //! module anew when none of its logins works any more, with no other thread inside.
 
 use std::{
+    ffi::CString,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::{
@@ -15,7 +16,7 @@ use std::{
 };
 
 use cryptoki::{
-    context::{CInitializeArgs, CInitializeFlags, Pkcs11},
+    context::Pkcs11,
     error::{Error as CryptokiError, RvError},
     slot::{Slot, TokenInfo as RawTokenInfo},
 };
@@ -25,6 +26,7 @@ use crate::{
     Error, TokenFault,
     gate::{Gate, Inside},
     generation::Generation,
+    raw::{self, Raw},
     start_lock::StartLock,
 };
 
@@ -35,6 +37,10 @@ pub struct Module(Arc<Inner>);
 struct Inner {
     path: PathBuf,
     pkcs11: Pkcs11,
+    /// The same functions once more, where the module has one list of them.
+    raw: Option<Raw>,
+    /// What C_Initialize gets in pReserved, now and at each restart.
+    init_args: Option<CString>,
     start_lock: Mutex<Option<StartLock>>,
     /// Serial numbers and PINs that were refused: none of them is tried again, whoever opens the token.
     refused: Mutex<Vec<(String, crate::Pin)>>,
@@ -83,9 +89,9 @@ impl Module {
     /// As [`Module::load`], with a text for C_Initialize's pReserved, as NSS and some vendors want it.
     ///
     /// # Errors
-    /// As [`Module::load`].
+    /// As [`Module::load`]; [`Error::InitArguments`] when it was loaded with another text, or the text cannot be
+    /// one of C.
     pub fn load_with(path: Option<&Path>, init_args: Option<&str>) -> Result<Self, Error> {
-        let _ = init_args;
         let path = match path {
             Some(path) => path.to_owned(),
             None => find_softhsm()?,
@@ -94,10 +100,19 @@ impl Module {
             path: path.clone(),
             source: TokenFault::new(source),
         };
+        let refused = |reason| Error::InitArguments {
+            path: path.clone(),
+            reason,
+        };
+        let init_args = init_args.map(CString::new).transpose();
+        let init_args = init_args.map_err(|_| refused("they contain a zero byte"))?;
         // The same file by another name is the same module.
         let name = path.canonicalize().unwrap_or_else(|_| path.clone());
         let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, module)) = loaded.iter().find(|(known, _)| *known == name) {
+            if module.0.init_args != init_args {
+                return Err(refused("the module was started with other ones"));
+            }
             return Ok(module.clone());
         }
         if std::fs::metadata(&name).is_ok_and(|data| data.mode() & 0o002 != 0) {
@@ -105,13 +120,17 @@ impl Module {
         }
         let pkcs11 = Pkcs11::new(&path).map_err(failed)?;
         let start_lock = StartLock::take(&name);
-        match pkcs11.initialize(arguments()) {
+        match raw::initialize(&pkcs11, init_args.as_deref()) {
             Ok(()) | Err(CryptokiError::Pkcs11(RvError::CryptokiAlreadyInitialized, _)) => {}
             Err(source) => return Err(failed(source)),
         }
+        let raw = Raw::open(&path);
+        tracing::debug!(module = %path.display(), own_list = raw.is_some(), "module started");
         let module = Self(Arc::new(Inner {
             path: path.clone(),
             pkcs11,
+            raw,
+            init_args,
             start_lock: Mutex::new(start_lock),
             refused: Mutex::new(Vec::new()),
             gate: Gate::default(),
@@ -163,6 +182,11 @@ impl Module {
         &self.0.pkcs11
     }
 
+    /// What cryptoki lacks; `None` when the module's functions cannot be had beside cryptoki's.
+    pub(crate) fn raw(&self) -> Option<&Raw> {
+        self.0.raw.as_ref()
+    }
+
     /// To be held during calls into the module, so that it is not restarted under them.
     pub(crate) fn enter(&self) -> Result<Inside<'_>, Error> {
         self.0.gate.enter().ok_or_else(|| Error::TokenUnavailable {
@@ -199,7 +223,7 @@ impl Module {
         if let Err(error) = self.pkcs11().clone().finalize() {
             tracing::debug!(error = %TokenFault::new(error), "C_Finalize");
         }
-        match self.pkcs11().initialize(arguments()) {
+        match raw::initialize(self.pkcs11(), self.0.init_args.as_deref()) {
             Ok(()) | Err(CryptokiError::Pkcs11(RvError::CryptokiAlreadyInitialized, _)) => {
                 *self.lock_slot() = lock;
                 true
@@ -277,10 +301,6 @@ impl TokenInfo {
             user_pin_locked: raw.user_pin_locked(),
         }
     }
-}
-
-fn arguments() -> CInitializeArgs {
-    CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK)
 }
 
 fn find_softhsm() -> Result<PathBuf, Error> {

@@ -4,11 +4,13 @@
 //! find out whether they work. Invariant: a quirk never raises a custody level, it may only lower one.
 
 use cryptoki::mechanism::Mechanism;
+use cryptoki_sys::{CK_MECHANISM_TYPE, CKM_TLS12_EXTENDED_MASTER_KEY_DERIVE_DH};
 use keyhaven_types::NamedGroup;
 
 use crate::module::TokenInfo;
 
-/// How a module wants to be spoken to.
+/// How a module wants to be spoken to. Where there are several ways, the self-tests try them in turn and keep the
+/// first that is proven.
 #[derive(Debug)]
 pub(crate) struct Quirks {
     /// The module's family, for logs.
@@ -18,18 +20,71 @@ pub(crate) struct Quirks {
     /// Start of the token's model.
     model: &'static str,
     /// How an X25519 key pair is made.
-    pub(crate) x25519: X25519,
+    pub(crate) x25519: &'static [X25519],
+    /// How the extended master secret of TLS 1.2 is derived.
+    pub(crate) ems: &'static [Ems],
+    /// How the key block of TLS 1.2 comes out.
+    pub(crate) key_block: &'static [KeyBlock],
+    /// How a Finished of TLS 1.2 is made.
+    pub(crate) finished12: &'static [Finished],
     /// CKA_PRIVATE of ephemeral objects. False is cheaper (SoftHSM2 encrypts private objects in memory) and as
     /// safe: session objects stay in this process, and CKA_SENSITIVE is what guards the value.
-    pub(crate) ephemeral_private: bool,
+    ephemeral_private: bool,
+    /// A secret must be CKA_EXTRACTABLE to be wrapped, as the standard says.
+    wraps_extractable_only: bool,
     /// Groups, cheapest first.
     pub(crate) group_order: [NamedGroup; 3],
     /// The module is known to keep derived secrets in the host's memory, whatever its attributes say.
     pub(crate) derives_in_host: bool,
 }
 
+/// The ways of one token: one of each kind, chosen by the self-tests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ways {
+    pub(crate) x25519: X25519,
+    pub(crate) ems: Ems,
+    pub(crate) key_block: KeyBlock,
+    pub(crate) finished12: Finished,
+    pub(crate) ephemeral_private: bool,
+    pub(crate) wraps_extractable_only: bool,
+    /// Groups whose secret is the base of derivations, by their place in [`NamedGroup::ALL`].
+    pub(crate) derives: [bool; NamedGroup::ALL.len()],
+}
+
+impl Ways {
+    /// The first of each kind; until the self-tests know better, every secret may be derived from.
+    pub(crate) fn first_of(quirks: &Quirks) -> Self {
+        Self {
+            x25519: first(quirks.x25519, X25519::Montgomery),
+            ems: first(quirks.ems, Ems::Standard),
+            key_block: first(quirks.key_block, KeyBlock::TlsKdf),
+            finished12: first(quirks.finished12, Finished::TlsMac),
+            ephemeral_private: quirks.ephemeral_private,
+            wraps_extractable_only: quirks.wraps_extractable_only,
+            derives: [true; NamedGroup::ALL.len()],
+        }
+    }
+
+    /// Whether the group's secret needs CKA_DERIVE.
+    pub(crate) fn derives_from(&self, group: NamedGroup) -> bool {
+        let place = NamedGroup::ALL.iter().position(|&other| other == group);
+        place.is_some_and(|place| self.derives[place])
+    }
+
+    /// Says whether it does.
+    pub(crate) fn set_derives(&mut self, group: NamedGroup, derives: bool) {
+        if let Some(place) = NamedGroup::ALL.iter().position(|&other| other == group) {
+            self.derives[place] = derives;
+        }
+    }
+}
+
+fn first<T: Copy>(ways: &[T], otherwise: T) -> T {
+    ways.first().copied().unwrap_or(otherwise)
+}
+
 /// How an X25519 key pair is made.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum X25519 {
     /// CKM_EC_MONTGOMERY_KEY_PAIR_GEN, as PKCS#11 3.0 has it.
     Montgomery,
@@ -37,6 +92,48 @@ pub(crate) enum X25519 {
     Edwards,
     /// CKM_EC_KEY_PAIR_GEN with the private OID of NSS.
     Nss,
+}
+
+/// How the extended master secret of TLS 1.2 is derived.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ems {
+    /// CKM_TLS12_EXTENDED_MASTER_KEY_DERIVE_DH with CKA_VALUE_LEN.
+    Standard,
+    /// The same without CKA_VALUE_LEN, which the mechanism does not need.
+    WithoutLength,
+    /// CKM_NSS_TLS_EXTENDED_MASTER_KEY_DERIVE_DH.
+    Nss,
+}
+
+impl Ems {
+    pub(crate) fn mechanism(self) -> CK_MECHANISM_TYPE {
+        match self {
+            Self::Standard | Self::WithoutLength => CKM_TLS12_EXTENDED_MASTER_KEY_DERIVE_DH,
+            Self::Nss => CKM_NSS_TLS_EXTENDED_MASTER_KEY_DERIVE_DH,
+        }
+    }
+
+    pub(crate) fn says_length(self) -> bool {
+        self == Self::Standard
+    }
+}
+
+/// How the key block of TLS 1.2 comes out of a token that keeps the master secret.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum KeyBlock {
+    /// CKM_TLS_KDF to a readable secret.
+    TlsKdf,
+    /// The PRF of RFC 5246 by HMACs keyed by the master secret.
+    HmacPrf,
+}
+
+/// How a Finished of TLS 1.2 is made in a token that keeps the master secret.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Finished {
+    /// CKM_TLS_MAC.
+    TlsMac,
+    /// The PRF of RFC 5246 by HMACs keyed by the master secret.
+    HmacPrf,
 }
 
 impl X25519 {
@@ -73,6 +170,9 @@ impl Quirks {
     }
 }
 
+/// A vendor's own (CKM_NSS + 26), with the parameters of the standard's.
+const CKM_NSS_TLS_EXTENDED_MASTER_KEY_DERIVE_DH: CK_MECHANISM_TYPE = 0xCE53_4350 + 26;
+
 const P256_FIRST: [NamedGroup; 3] = [
     NamedGroup::Secp256r1,
     NamedGroup::X25519,
@@ -88,8 +188,12 @@ static STANDARD: Quirks = Quirks {
     name: "standard",
     manufacturer: "",
     model: "",
-    x25519: X25519::Montgomery,
+    x25519: &[X25519::Montgomery, X25519::Edwards, X25519::Nss],
+    ems: &[Ems::Standard, Ems::WithoutLength, Ems::Nss],
+    key_block: &[KeyBlock::TlsKdf, KeyBlock::HmacPrf],
+    finished12: &[Finished::TlsMac, Finished::HmacPrf],
     ephemeral_private: false,
+    wraps_extractable_only: true,
     group_order: P256_FIRST,
     derives_in_host: false,
 };
@@ -100,7 +204,7 @@ static TABLE: [Quirks; 5] = [
         name: "SoftHSM2",
         manufacturer: "SoftHSM project",
         model: "SoftHSM v2",
-        x25519: X25519::Edwards,
+        x25519: &[X25519::Edwards],
         ..STANDARD
     },
     // P-256 costs twelve times X25519 here.
@@ -108,13 +212,20 @@ static TABLE: [Quirks; 5] = [
         name: "NSS",
         manufacturer: "Mozilla Foundation",
         model: "NSS 3",
-        x25519: X25519::Nss,
+        x25519: &[X25519::Nss],
+        ems: &[Ems::Nss],
+        key_block: &[KeyBlock::HmacPrf],
+        finished12: &[Finished::HmacPrf],
         group_order: X25519_FIRST,
         ..STANDARD
     },
     Quirks {
         name: "kryoptic",
         manufacturer: "Kryoptic",
+        x25519: &[X25519::Montgomery],
+        ems: &[Ems::Standard],
+        key_block: &[KeyBlock::TlsKdf],
+        finished12: &[Finished::TlsMac],
         group_order: X25519_FIRST,
         ..STANDARD
     },
@@ -151,6 +262,17 @@ mod tests {
     fn softhsm_is_known_and_a_stranger_gets_the_standard() {
         assert_eq!(of("SoftHSM project", "SoftHSM v2").name, "SoftHSM2");
         assert_eq!(of("Somebody", "Thing").name, "standard");
+    }
+
+    #[test]
+    fn every_row_has_a_way_of_each_kind() {
+        for row in TABLE.iter().chain([&STANDARD]) {
+            let none = row.x25519.is_empty()
+                || row.ems.is_empty()
+                || row.key_block.is_empty()
+                || row.finished12.is_empty();
+            assert!(!none, "{}", row.name);
+        }
     }
 
     #[test]

@@ -2,8 +2,7 @@
 //!
 //! The message is hashed here and the token gets a digest with parameters of our own making (security rule K5):
 //! nobody else chooses a DigestInfo or PSS parameters. Whether a signature is verified before it is used is
-//! decided in `worker`. Invariant: one call, one SignInit, one signature; C_Sign is called twice, since the
-//! binding asks for the length first (SoftHSM2 answers that without signing).
+//! decided in `worker`. Invariant: one call, one C_SignInit, one signature.
 
 use std::ffi::c_ulong;
 
@@ -15,17 +14,16 @@ use cryptoki::{
         rsa::{PkcsMgfType, PkcsPssParams},
     },
     object::ObjectHandle,
-    session::Session,
 };
 use keyhaven_types::SignatureScheme;
 
-use crate::Error;
+use crate::{Error, session::OpenSession};
 
 const SIGN: &str = "a signature";
 
 /// Signs `message` and gives the signature as TLS has it: RSA and Ed25519 as they are, ECDSA as DER.
 pub(crate) fn sign(
-    session: &Session,
+    session: &OpenSession,
     key: ObjectHandle,
     scheme: SignatureScheme,
     message: &[u8],
@@ -64,12 +62,12 @@ pub(crate) fn sign(
         ),
     };
     let signature = session
-        .sign(&mechanism, key, &input)
+        .sign_once(&mechanism, key, &input)
         .map_err(|source| Error::token(SIGN, source))?;
     match scheme {
         SignatureScheme::EcdsaSecp256r1Sha256 => ecdsa_der(&signature, 32),
         SignatureScheme::EcdsaSecp384r1Sha384 => ecdsa_der(&signature, 48),
-        _ => Ok(signature),
+        _ => Ok(signature.to_vec()),
     }
 }
 

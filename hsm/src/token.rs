@@ -6,7 +6,7 @@
 use std::{
     fmt,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
@@ -23,7 +23,7 @@ use crate::{
     gate::Inside,
     generation::{Counted, Generation},
     queue::Queue,
-    quirks::Quirks,
+    quirks::{Quirks, Ways},
     selftest,
     session::OpenSession,
 };
@@ -39,6 +39,8 @@ pub(crate) struct Inner {
     pin: Pin,
     info: TokenInfo,
     quirks: &'static Quirks,
+    /// The module's ways, as the self-tests last chose them.
+    ways: RwLock<Ways>,
     state: Mutex<State>,
     /// Objects whose owners were dropped on a thread without a session; workers destroy them. It never holds
     /// more than the objects that were alive.
@@ -77,6 +79,7 @@ impl Token {
             pin,
             info,
             quirks,
+            ways: RwLock::new(Ways::first_of(quirks)),
             state: Mutex::new(State {
                 current: generation,
                 next_attempt: Instant::now(),
@@ -116,7 +119,9 @@ impl Token {
         let generation = self.generation()?;
         let session = self.open_session(&generation)?;
         let _inside = self.enter(&generation)?;
-        Ok(selftest::run(&session, self.quirks()))
+        let (profile, ways) = selftest::run(&session, self.quirks());
+        *self.0.ways.write().unwrap_or_else(PoisonError::into_inner) = ways;
+        Ok(profile)
     }
 
     /// A cheap operation that needs the login and the token's own storage; reconnects when the token was lost.
@@ -188,6 +193,10 @@ impl Token {
 
     pub(crate) fn quirks(&self) -> &'static Quirks {
         self.0.quirks
+    }
+
+    pub(crate) fn ways(&self) -> Ways {
+        *self.0.ways.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn open_session(&self, generation: &Generation) -> Result<OpenSession, Error> {

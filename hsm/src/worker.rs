@@ -1,7 +1,7 @@
 //! What one worker thread does with its sessions.
 //!
-//! The threads themselves are in `workers`, the PKCS#11 operations in `sign`, `exchange` and `kdf`; this file picks
-//! the session, sorts failures and destroys. Invariant: a session is used by its thread alone, and one in which an
+//! The threads themselves are in `workers`, the PKCS#11 operations in `sign`, `exchange`, `kdf` and, for secrets
+//! that stay in the token, behind `derive`; this file picks the session, sorts failures and destroys. Invariant: a session is used by its thread alone, and one in which an
 //! operation failed is not used again.
 
 use std::{
@@ -34,10 +34,11 @@ pub struct Worker {
     retired: RefCell<Vec<Rc<OwnSession>>>,
 }
 
-struct OwnSession {
+/// A thread's session at one token.
+pub(crate) struct OwnSession {
     token: Weak<TokenInner>,
-    session: OpenSession,
-    owner: Arc<Owner>,
+    pub(crate) session: OpenSession,
+    pub(crate) owner: Arc<Owner>,
 }
 
 thread_local! {
@@ -98,7 +99,7 @@ impl Worker {
         group: NamedGroup,
     ) -> Result<ExchangeKey, Error> {
         self.twice(token, |own| {
-            let (handle, value) = exchange::generate(&own.session, token.quirks(), group)?;
+            let (handle, value) = exchange::generate(&own.session, &token.ways(), group)?;
             let object = Ephemeral::new(token, Counted::new(handle, &own.owner));
             Ok(ExchangeKey::new(object, group, value))
         })
@@ -116,10 +117,10 @@ impl Worker {
         }
         let token = key.object().token();
         self.on_object(key.object(), |own, counted| {
-            let handle =
-                exchange::agree(&own.session, token.quirks(), group, counted.handle, peer)?;
+            let ways = token.ways();
+            let handle = exchange::agree(&own.session, &ways, group, counted.handle, peer)?;
             let object = Ephemeral::new(token, Counted::new(handle, &own.owner));
-            Ok(TokenSecret::new(object, group))
+            Ok(TokenSecret::new(object))
         })
     }
 
@@ -214,7 +215,7 @@ impl Worker {
             .flatten()
     }
 
-    fn twice<T>(
+    pub(crate) fn twice<T>(
         &self,
         token: &Token,
         operation: impl Fn(&OwnSession) -> Result<T, Error>,
@@ -238,7 +239,7 @@ impl Worker {
     }
 
     /// Works with an object, unless the login that it belonged to is gone.
-    fn on_object<T>(
+    pub(crate) fn on_object<T>(
         &self,
         object: &Ephemeral,
         operation: impl FnOnce(&OwnSession, &Counted) -> Result<T, Error>,

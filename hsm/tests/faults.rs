@@ -74,8 +74,8 @@ fn the_calls_of_a_handshake_are_these_and_no_value_can_be_read() {
     bench.handshake13().unwrap();
     assert_eq!(
         bench.shim.report().calls_since(&before),
-        "C_DestroyObject 3, C_GetAttributeValue 2, C_DigestInit 1, C_DigestUpdate 1, C_DigestKey 1, \
-         C_DigestFinal 2, C_SignInit 1, C_Sign 2, C_GenerateKeyPair 1, C_DeriveKey 1"
+        "C_DestroyObject 3, C_GetAttributeValue 1, C_DigestInit 1, C_DigestUpdate 1, C_DigestKey 1, \
+         C_DigestFinal 1, C_SignInit 1, C_Sign 1, C_GenerateKeyPair 1, C_DeriveKey 1"
     );
     let before = bench.shim.report();
     let (token, key) = (bench.token.clone(), bench.key.clone());
@@ -101,7 +101,7 @@ fn the_calls_of_a_handshake_are_these_and_no_value_can_be_read() {
     });
     assert_eq!(
         bench.shim.report().calls_since(&before),
-        "C_DestroyObject 3, C_GetAttributeValue 2, C_SignInit 5, C_Sign 10, C_GenerateKeyPair 1, C_DeriveKey 1"
+        "C_DestroyObject 3, C_GetAttributeValue 1, C_SignInit 5, C_Sign 5, C_GenerateKeyPair 1, C_DeriveKey 1"
     );
     let report = bench.shim.report();
     assert!(report.examined() >= 6, "{report:?}");

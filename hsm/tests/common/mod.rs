@@ -1,6 +1,6 @@
 //! What the tests over a real token share: opening it, making keys, and software at the other end.
 //!
-//! Every test has a fresh SoftHSM2 token in its own process. Nothing here asserts the behaviour under test.
+//! Every test has a fresh token in its own process. Nothing here asserts the behaviour under test.
 
 #![allow(
     dead_code,
@@ -29,7 +29,7 @@ pub fn open(test: &TestToken) -> Token {
 }
 
 pub fn open_with(test: &TestToken, uri: &str, pin: &str) -> Result<Token, Error> {
-    let module = Module::load(Some(test.module())).unwrap();
+    let module = Module::load_with(Some(test.module()), test.init_args().as_deref()).unwrap();
     Token::open(&module, &uri.parse().unwrap(), Pin::new(pin.to_owned()))
 }
 
@@ -159,4 +159,35 @@ pub fn software_prf(
     }
     out.truncate(len);
     out
+}
+
+/// HKDF-Expand of RFC 5869, section 2.3, of one block at most.
+pub fn software_expand(hash: HashAlgorithm, secret: &[u8], info: &[u8], len: usize) -> Vec<u8> {
+    let mut block = software_hmac(hash, secret, &[info, &[1]].concat());
+    block.truncate(len);
+    block
+}
+
+/// An HkdfLabel of RFC 8446, section 7.1.
+pub fn hkdf_label(label: &str, context: &[u8], len: usize) -> Vec<u8> {
+    let label = format!("tls13 {label}");
+    let mut info = u16::try_from(len).unwrap().to_be_bytes().to_vec();
+    info.push(u8::try_from(label.len()).unwrap());
+    info.extend(label.bytes());
+    info.push(u8::try_from(context.len()).unwrap());
+    info.extend(context);
+    info
+}
+
+/// An exchange with software: the token's secret, and the same bytes.
+pub fn agreed(
+    worker: &Worker,
+    token: &Token,
+    group: NamedGroup,
+) -> (keyhaven_hsm::TokenSecret, Vec<u8>) {
+    let exchange = worker.generate_exchange(token, group).unwrap();
+    let (software, public) = software_key(group);
+    let secret = worker.agree(&exchange, &public).unwrap();
+    let z = software_agree(&software, group, exchange.public_value());
+    (secret, z)
 }
