@@ -6,7 +6,7 @@
 
 use keyhaven_types::Direction;
 
-use crate::message::{Binding, ConnectionId, HandshakeId, Reply, Request};
+use crate::message::{Binding, ConnectionId, HandshakeId, Next, Reply, Request};
 
 /// What the reply to one request must look like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,6 +17,7 @@ enum Kind {
     Handshake {
         binding: Binding,
         sent: usize,
+        is_first: bool,
     },
     Noted,
     Alert(HandshakeId),
@@ -35,10 +36,12 @@ impl Expected {
             Request::Start(start) => Kind::Handshake {
                 binding: start.binding(),
                 sent: start.records.len(),
+                is_first: true,
             },
             Request::Continue(next) => Kind::Handshake {
                 binding: next.binding(),
                 sent: next.records.len(),
+                is_first: false,
             },
             Request::Outcome(_) => Kind::Noted,
             Request::Refuse(refuse) => Kind::Alert(refuse.handshake),
@@ -55,8 +58,19 @@ impl Expected {
     pub fn accepts(&self, reply: &Reply) -> bool {
         match (self.0, reply) {
             (_, Reply::Error(_)) | (Kind::Noted, Reply::Noted) | (Kind::Pong, Reply::Pong) => true,
-            (Kind::Handshake { binding, sent }, Reply::Handshake(reply)) => {
-                reply.binding == binding && reply.consumed as usize <= sent
+            (
+                Kind::Handshake {
+                    binding,
+                    sent,
+                    is_first,
+                },
+                Reply::Handshake(reply),
+            ) => {
+                // Nobody's Finished fits a first flight.
+                let is_open = matches!(reply.next, Next::Open(_));
+                reply.binding == binding
+                    && reply.consumed as usize <= sent
+                    && !(is_first && is_open)
             }
             (Kind::Alert(asked), Reply::Alert { handshake, .. }) => *handshake == asked,
             (

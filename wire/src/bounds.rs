@@ -7,8 +7,9 @@ use keyhaven_types::TlsVersion;
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::message::{
-    CLIENT_HELLO_BYTES_MAX, CONTINUE_BYTES_MAX, Continue, Established, HandshakeReply, Locked,
-    Next, REKEY_STATE_BYTES_MAX, Rekey, Rekeyed, Reply, Request, Start, TrafficKey,
+    CLIENT_HELLO_BYTES_MAX, CONTINUE_BYTES_MAX, ClientCertificate, Continue, Established,
+    HandshakeReply, Locked, Next, REKEY_STATE_BYTES_MAX, Rekey, Rekeyed, Reply, Request, Start,
+    TrafficKey,
 };
 
 /// The longest text of [`Start::client`]: any IPv6 address with scope and port fits.
@@ -19,15 +20,21 @@ pub const SEALED_BOX_BYTES_MAX: usize = 8 * 1024;
 pub const ALERT_RECORD_BYTES_MAX: usize = 64;
 /// The longest life of a connection in seconds: one day.
 pub const LIFETIME_S_MAX: u32 = 86_400;
+/// The most bytes of ticket records, headers included.
+pub const TICKETS_BYTES_MAX: usize = 4 * 1024;
+/// The longest certificate of a client, DER.
+pub const CLIENT_LEAF_BYTES_MAX: usize = 8 * 1024;
+/// The longest common name of a client: X.520 allows 64 characters, and some go beyond it.
+pub const COMMON_NAME_BYTES_MAX: usize = 255;
+/// A host name (RFC 1035, section 2.3.4).
+pub const SERVER_NAME_BYTES_MAX: usize = 255;
+/// A protocol name (RFC 7301, section 3.1).
+pub const ALPN_BYTES_MAX: usize = 255;
 
-/// The largest flight to a client: what a frame can carry beside the box and the keys.
+/// The largest flight to a client: what a frame can carry beside the box, or beside the largest [`Established`].
 const TO_CLIENT_BYTES_MAX: usize = 112 * 1024;
 /// The tag that every sealed thing ends with.
 const TAG_BYTES: usize = 16;
-/// A host name (RFC 1035, section 2.3.4).
-const SERVER_NAME_BYTES_MAX: usize = 255;
-/// A protocol name (RFC 7301, section 3.1).
-const ALPN_BYTES_MAX: usize = 255;
 /// The IV of every AEAD that is served (RFC 8446, section 5.3).
 const IV_BYTES: usize = 12;
 
@@ -124,14 +131,7 @@ impl HandshakeReply {
         match &self.next {
             Next::More(_) | Next::Refused { .. } => Ok(()),
             Next::Locked(locked) => locked.validate(),
-            Next::Open(established) => {
-                check(
-                    established.version == TlsVersion::Tls12,
-                    "version",
-                    "TLS 1.3 keys travel in the locked box only",
-                )?;
-                established.validate()
-            }
+            Next::Open(established) => established.validate(),
         }
     }
 }
@@ -200,6 +200,49 @@ impl Established {
                 .is_none_or(|name| (1..=ALPN_BYTES_MAX).contains(&name.len())),
             "alpn",
             "1 to 255 bytes when there is one",
+        )?;
+        self.validate_tickets()?;
+        self.client
+            .as_ref()
+            .map_or(Ok(()), ClientCertificate::validate)
+    }
+
+    /// A TLS 1.3 key that has protected something else than these tickets, or not all of them, would use a nonce
+    /// twice or skip one.
+    fn validate_tickets(&self) -> Result<(), Invalid> {
+        check(
+            self.tickets.len() <= TICKETS_BYTES_MAX,
+            "tickets",
+            "at most 4,096 bytes",
+        )?;
+        let records = protected_records(&self.tickets);
+        check(records.is_some(), "tickets", "whole protected records")?;
+        match self.version {
+            TlsVersion::Tls12 => check(
+                self.tickets.is_empty(),
+                "tickets",
+                "none in TLS 1.2, where they travel in the handshake",
+            ),
+            TlsVersion::Tls13 => check(
+                records == Some(self.write.seq) && self.read.seq == 0,
+                "seq",
+                "0 in TLS 1.3, and as many as there are ticket records in `write`",
+            ),
+        }
+    }
+}
+
+impl ClientCertificate {
+    fn validate(&self) -> Result<(), Invalid> {
+        check(
+            (1..=CLIENT_LEAF_BYTES_MAX).contains(&self.leaf.len()),
+            "leaf",
+            "1 to 8,192 bytes",
+        )?;
+        check(
+            self.common_name.len() <= COMMON_NAME_BYTES_MAX,
+            "common_name",
+            "at most 255 bytes",
         )
     }
 }
@@ -215,6 +258,26 @@ impl Rekeyed {
             "1 to 1,024 bytes",
         )
     }
+}
+
+/// How many records of TLS 1.3 application data these bytes are, or `None` when they are something else, too
+/// (RFC 8446, section 5.2).
+fn protected_records(mut bytes: &[u8]) -> Option<u64> {
+    const APPLICATION_DATA: u8 = 23;
+    const FRAGMENT_BYTES_MAX: usize = (1 << 14) + 256;
+    let mut records = 0;
+    while let Some((header, rest)) = bytes.split_first_chunk() {
+        let &[APPLICATION_DATA, 3, 3, high, low] = header else {
+            return None;
+        };
+        let len = usize::from(u16::from_be_bytes([high, low]));
+        if !(TAG_BYTES + 1..=FRAGMENT_BYTES_MAX).contains(&len) {
+            return None;
+        }
+        bytes = rest.get(len..)?;
+        records += 1;
+    }
+    bytes.is_empty().then_some(records)
 }
 
 fn check(holds: bool, field: &'static str, rule: &'static str) -> Result<(), Invalid> {

@@ -11,8 +11,9 @@ mod message;
 
 pub use answer::Expected;
 pub use bounds::{
-    ALERT_RECORD_BYTES_MAX, CLIENT_TEXT_BYTES_MAX, Invalid, LIFETIME_S_MAX, Message,
-    SEALED_BOX_BYTES_MAX,
+    ALERT_RECORD_BYTES_MAX, ALPN_BYTES_MAX, CLIENT_LEAF_BYTES_MAX, CLIENT_TEXT_BYTES_MAX,
+    COMMON_NAME_BYTES_MAX, Invalid, LIFETIME_S_MAX, Message, SEALED_BOX_BYTES_MAX,
+    SERVER_NAME_BYTES_MAX, TICKETS_BYTES_MAX,
 };
 pub use frame::{Decoder, FRAME_HEADER_BYTES, FrameError, encode};
 pub use message::*;

@@ -139,7 +139,8 @@ pub enum Next {
     More(Expect),
     /// TLS 1.3: read the client's Finished and open the box with it.
     Locked(Locked),
-    /// The signer accepted the client's Finished: TLS 1.2, or TLS 1.3 with a client certificate.
+    /// The signer accepted the client's Finished: TLS 1.2, or TLS 1.3 with client authentication. Only to
+    /// [`Continue`].
     Open(Box<Established>),
     /// The handshake is refused; `to_client` ends with the alert. Close.
     Refused {
@@ -213,12 +214,14 @@ pub struct Established {
     pub alpn: Option<Vec<u8>>,
     /// What the token kept to itself.
     pub level: CustodyLevel,
-    /// Records with tickets, already under the write key, to be sent before anything else; the write key's
-    /// sequence number counts them. Not to be sent by a proxy that refuses the client's Finished.
+    /// TLS 1.3 records with tickets, already under the write key, to be sent before anything else; the write
+    /// key's sequence number counts them. Not to be sent by a proxy that refuses the client's Finished. Empty in
+    /// TLS 1.2, where a ticket is part of the handshake.
     pub tickets: Vec<u8>,
     /// Whether an earlier session was resumed.
     pub resumed: bool,
-    /// The client's certificate, verified by the signer, when it was asked for and given.
+    /// The client's certificate, verified by the signer, when it was asked for and given. Never in a box: the
+    /// client's flight proves it, which only the signer reads.
     pub client: Option<ClientCertificate>,
 }
 

@@ -8,9 +8,9 @@
 
 use keyhaven_types::{AeadAlgorithm, CustodyLevel, Direction, Secret, TlsVersion};
 use keyhaven_wire::{
-    Binding, ConnectionId, Continue, ErrorCode, Established, Expect, HandshakeId, HandshakeReply,
-    Locked, Next, Outcome, REKEY_STATE_BYTES_MAX, Refuse, Rekey, Rekeyed, Reply, Request, Start,
-    TrafficKey,
+    Binding, ClientCertificate, ConnectionId, Continue, ErrorCode, Established, Expect,
+    HandshakeId, HandshakeReply, Locked, Next, Outcome, REKEY_STATE_BYTES_MAX, Refuse, Rekey,
+    Rekeyed, Reply, Request, Start, TrafficKey,
 };
 use proptest::{collection::vec, option, prelude::*};
 
@@ -92,30 +92,70 @@ pub fn request() -> impl Strategy<Value = Request> {
     ]
 }
 
+/// Ticket records and how many there are.
+fn tickets() -> impl Strategy<Value = (Vec<u8>, u64)> {
+    vec(vec(any::<u8>(), 17..300), 0..4).prop_map(|fragments| {
+        let count = fragments.len() as u64;
+        let record = |fragment: Vec<u8>| {
+            let len = u16::try_from(fragment.len()).unwrap().to_be_bytes();
+            [&[23, 3, 3][..], &len, &fragment].concat()
+        };
+        (fragments.into_iter().flat_map(record).collect(), count)
+    })
+}
+
+fn client() -> impl Strategy<Value = Option<ClientCertificate>> {
+    option::of(
+        (vec(any::<u8>(), 1..900), "\\PC{0,60}")
+            .prop_map(|(leaf, common_name)| ClientCertificate { leaf, common_name }),
+    )
+}
+
+fn read_key(write: &TrafficKey, iv: Vec<u8>, seq: u64) -> TrafficKey {
+    TrafficKey {
+        aead: write.aead,
+        key: Secret::copy_from(write.key.expose_secret()),
+        iv: Secret::new(iv),
+        seq,
+    }
+}
+
 prop_compose! {
     fn tls12()(connection: [u8; 32], write in key(), iv in vec(any::<u8>(), 12), suite: u16,
-               lifetime_s in 1..=86_400_u32, server_name in "[a-z.]{0,255}", alpn in option::of(vec(any::<u8>(), 1..255)))
+               lifetime_s in 1..=86_400_u32, server_name in "[a-z.]{0,255}", alpn in option::of(vec(any::<u8>(), 1..255)),
+               resumed: bool, client in client())
         -> Established {
-        let read = TrafficKey {
-            aead: write.aead,
-            key: Secret::copy_from(write.key.expose_secret()),
-            iv: Secret::new(iv),
-            seq: 1,
-        };
+        let read = read_key(&write, iv, 1);
         Established {
             connection: ConnectionId(connection), version: TlsVersion::Tls12, suite, write, read,
             rekey_write: Vec::new(), rekey_read: Vec::new(), lifetime_s, server_name, alpn,
-            level: CustodyLevel::Signature,
-            tickets: Vec::new(),
-            resumed: false,
-            client: None,
+            level: CustodyLevel::Signature, tickets: Vec::new(), resumed, client,
         }
+    }
+}
+
+prop_compose! {
+    fn tls13()(tls12 in tls12(), (tickets, count) in tickets(), rekey_write in vec(any::<u8>(), 0..300),
+               rekey_read in vec(any::<u8>(), 0..300))
+        -> Established {
+        let mut established = Established {
+            version: TlsVersion::Tls13, level: CustodyLevel::Schedule, tickets, rekey_write, rekey_read, ..tls12
+        };
+        established.write.seq = count;
+        established.read.seq = 0;
+        established
     }
 }
 
 fn next() -> impl Strategy<Value = Next> {
     prop_oneof![
-        prop_oneof![Just(Expect::ClientHello), Just(Expect::KeyExchange)].prop_map(Next::More),
+        prop_oneof![
+            Just(Expect::ClientHello),
+            Just(Expect::KeyExchange),
+            Just(Expect::ClientFlight),
+            Just(Expect::Finished),
+        ]
+        .prop_map(Next::More),
         (
             key(),
             prop_oneof![Just(32), Just(48)],
@@ -128,7 +168,7 @@ fn next() -> impl Strategy<Value = Next> {
                     sealed_box,
                 })
             }),
-        tls12().prop_map(|established| Next::Open(Box::new(established))),
+        prop_oneof![tls12(), tls13()].prop_map(|established| Next::Open(Box::new(established))),
         any::<u8>().prop_map(|alert| Next::Refused { alert }),
     ]
 }
