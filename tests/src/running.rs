@@ -22,12 +22,16 @@ use crate::relay::Relay;
 pub struct Parts {
     /// The backend.
     pub backend: Backend,
-    /// The token.
+    /// The token with the keys.
     pub token: TestToken,
+    /// The token that keeps exchange and schedule, where that is another.
+    pub keeper: Option<TestToken>,
     /// The CA of our own channel.
     pub channel_ca: Ca,
     /// The CA of the sites.
     pub site_ca: Ca,
+    /// The CA of the clients of sites that ask for certificates.
+    pub clients_ca: Ca,
     /// The signer's identity.
     pub signer_pair: Pair,
     /// The proxy's identity.
@@ -56,6 +60,16 @@ impl Parts {
         self.dir.path()
     }
 
+    /// Both tokens, or the one that there is.
+    pub fn tokens(&self) -> impl Iterator<Item = &TestToken> {
+        [&self.token].into_iter().chain(&self.keeper)
+    }
+
+    /// The token that keeps exchange and schedule.
+    pub fn exchange(&self) -> &TestToken {
+        self.keeper.as_ref().unwrap_or(&self.token)
+    }
+
     /// Replaces a text in a file of the folder.
     ///
     /// # Panics
@@ -71,7 +85,9 @@ impl Parts {
     pub fn signer_command(&self) -> Command {
         let mut command = Command::new(binary("signer"));
         command.arg("--config").arg(self.dir().join("signer.toml"));
-        command.envs(self.token.env()).envs(self.token.shim().env());
+        for token in self.tokens() {
+            command.envs(token.env()).envs(token.shim().env());
+        }
         command.envs(self.env.iter().map(|(name, value)| (name, value)));
         command
     }
@@ -79,7 +95,9 @@ impl Parts {
     /// Starts the signer of the folder's `signer.toml`.
     pub fn spawn_signer(&self) -> Daemon {
         let mut signer = Daemon::spawn("signer", &mut self.signer_command());
-        signer.must_not_log(self.token.pin());
+        for token in self.tokens() {
+            signer.must_not_log(token.pin());
+        }
         signer
     }
 
@@ -163,6 +181,11 @@ impl Site {
         self.parts.token.shim()
     }
 
+    /// The counting module of the token that keeps exchange and schedule.
+    pub fn exchange_shim(&self) -> Shim {
+        self.parts.exchange().shim()
+    }
+
     /// Stops the signer and gives the counters that it says last.
     pub fn signer_counters(&mut self) -> impl Fn(&str) -> u64 + use<> {
         self.signer.stop();
@@ -178,9 +201,14 @@ impl Site {
 
     /// Every key that the counting module saw has kept its value.
     pub fn check_keys_unreadable(&self) {
-        let report = self.shim().report();
-        assert!(report.examined() > 0, "no key was examined");
-        assert_eq!(report.readable(), 0, "a key's value could be read");
+        assert!(
+            self.exchange_shim().report().examined() > 0,
+            "no key was examined"
+        );
+        for token in self.parts.tokens() {
+            let report = token.shim().report();
+            assert_eq!(report.readable(), 0, "a key's value could be read");
+        }
     }
 }
 
@@ -196,8 +224,10 @@ impl Drop for Site {
 impl Drop for Parts {
     fn drop(&mut self) {
         if !std::thread::panicking() {
-            let readable = self.token.shim().report().readable();
-            assert_eq!(readable, 0, "a key's value could be read");
+            for token in self.tokens() {
+                let readable = token.shim().report().readable();
+                assert_eq!(readable, 0, "a key's value could be read");
+            }
             check_nonces_unique(&self.nonces());
         }
     }

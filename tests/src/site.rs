@@ -1,14 +1,13 @@
 //! A whole site on the loopback: token, certificates, backend, signer, proxy.
 //!
-//! Describes the site and writes its configuration; what runs is in `running`. Every site has a token, a PKI and
-//! a folder of its own.
+//! Describes the site; `config` writes it down, and what runs is in `running`. Every site has its tokens, a PKI and a
+//! folder of its own.
 
-use std::fmt::Write as _;
-use std::fs;
-use std::net::SocketAddr;
+mod config;
+
 use std::path::{Path, PathBuf};
 
-use keyhaven_softhsm_test::TestToken;
+use keyhaven_softhsm_test::{ModuleKind, TestToken};
 
 use crate::backend::{Backend, Manner};
 use crate::pki::{Ca, Flaw, Pair};
@@ -24,6 +23,10 @@ pub const SIGNER: &str = "spiffe://keyhaven.test/signer/main";
 #[must_use]
 pub struct Builder {
     names: Vec<Named>,
+    module: ModuleKind,
+    exchange: Option<ModuleKind>,
+    tap: bool,
+    signer_sections: String,
     signer_limits: String,
     proxy_limits: String,
     proxy_options: String,
@@ -37,13 +40,19 @@ pub struct Builder {
     imported: Option<PathBuf>,
     signer_env: Vec<(String, String)>,
     token_faults: &'static str,
+    exchange_faults: &'static str,
 }
 
 struct Named {
     names: Vec<String>,
-    keys: Vec<String>,
+    keys: Vec<Key>,
     options: String,
     granted: bool,
+}
+
+struct Key {
+    key_type: String,
+    options: String,
 }
 
 /// A site with one name, `site.keyhaven.test`, and one key of this type (`EC:prime256v1`, `rsa:2048`, …).
@@ -55,6 +64,10 @@ pub fn site(key: &str) -> Builder {
 pub fn empty_site() -> Builder {
     Builder {
         names: Vec::new(),
+        module: ModuleKind::SoftHsm2,
+        exchange: None,
+        tap: false,
+        signer_sections: String::new(),
         signer_limits: String::new(),
         proxy_limits: String::new(),
         proxy_options: String::new(),
@@ -68,6 +81,7 @@ pub fn empty_site() -> Builder {
         imported: None,
         signer_env: Vec::new(),
         token_faults: "",
+        exchange_faults: "",
     }
 }
 
@@ -81,12 +95,21 @@ pub const KEY_TYPES: &[&str] = &[
     "rsa:2048",
 ];
 
+impl Key {
+    fn new(key_type: &str) -> Key {
+        Key {
+            key_type: key_type.to_owned(),
+            options: String::new(),
+        }
+    }
+}
+
 impl Builder {
     /// One more name with its keys, in order of preference.
     pub fn name(mut self, name: &str, keys: &[&str]) -> Builder {
         self.names.push(Named {
             names: vec![name.to_owned()],
-            keys: keys.iter().map(|key| (*key).to_owned()).collect(),
+            keys: keys.iter().map(|key| Key::new(key)).collect(),
             options: String::new(),
             granted: true,
         });
@@ -99,6 +122,53 @@ impl Builder {
         named.options.push_str(lines);
         named.options.push('\n');
         self
+    }
+
+    /// Lines for the `[[site.key]]` of the key added last.
+    pub fn key_options(mut self, lines: &str) -> Builder {
+        let named = self.names.last_mut().expect("a name was added");
+        let key = named.keys.last_mut().expect("it has a key");
+        key.options.push_str(lines);
+        key.options.push('\n');
+        self
+    }
+
+    /// The module whose token has the keys; SoftHSM2 unless said.
+    pub fn token(mut self, kind: ModuleKind) -> Builder {
+        self.module = kind;
+        self
+    }
+
+    /// A second token, of this module, keeps the exchange and the schedule.
+    pub fn exchange(mut self, kind: impl Into<Option<ModuleKind>>) -> Builder {
+        self.exchange = kind.into();
+        self
+    }
+
+    /// Listens to all that the tokens give, from the signer's start on.
+    pub fn tap(mut self) -> Builder {
+        self.tap = true;
+        self
+    }
+
+    /// Turns tickets on, with these lines in `[tickets]`.
+    pub fn tickets(self, lines: &str) -> Builder {
+        self.section("tickets", lines)
+    }
+
+    /// A section of the signer's file.
+    pub fn section(mut self, name: &str, lines: &str) -> Builder {
+        self.signer_sections
+            .push_str(&format!("[{name}]\n{lines}\n"));
+        self
+    }
+
+    /// Clients of the name added last are asked for a certificate: `optional` or `required`. The CA is
+    /// [`Parts::clients_ca`].
+    pub fn client_auth(self, mode: &str) -> Builder {
+        self.options(&format!(
+            "client_auth = \"{mode}\"\nclient_ca = \"clients-ca.pem\""
+        ))
     }
 
     /// The proxy may not use the name added last.
@@ -188,27 +258,49 @@ impl Builder {
         self
     }
 
+    /// The same for the second token.
+    pub fn exchange_faults(mut self, faults: &'static str) -> Builder {
+        self.exchange_faults = faults;
+        self
+    }
+
     /// Makes token, certificates, backend and the signer's configuration, and starts neither program.
     pub fn prepare(&self) -> Parts {
         let dir = tempfile::Builder::new()
             .prefix("keyhaven-site-")
             .tempdir()
             .expect("a folder can be made");
-        let token = TestToken::new("site").unwrap_or_else(|error| panic!("no token: {error}"));
+        let made = |kind, label| {
+            TestToken::of(kind, label).unwrap_or_else(|error| panic!("no token: {error}"))
+        };
+        let token = made(self.module, "site");
+        let keeper = self.exchange.map(|kind| made(kind, "keeper"));
         let channel_ca = Ca::new(dir.path(), "ca");
         let site_ca = Ca::new(dir.path(), "site-ca");
+        let clients_ca = Ca::new(dir.path(), "clients-ca");
         let signer_pair = channel_ca.identity("signer", SIGNER, Flaw::None);
         let proxy_pair = self.proxy_pair(&channel_ca, dir.path());
-        self.write_signer_config(dir.path(), &token, &site_ca);
-        if !self.token_faults.is_empty() {
-            token.shim().set_faults(self.token_faults);
+        self.write_signer_config(dir.path(), &token, keeper.as_ref(), &site_ca);
+        for (token, faults) in [
+            (Some(&token), self.token_faults),
+            (keeper.as_ref(), self.exchange_faults),
+        ] {
+            let Some(token) = token else { continue };
+            if !faults.is_empty() {
+                token.shim().set_faults(faults);
+            }
+            if self.tap {
+                token.shim().tap();
+            }
         }
         let backend = Backend::start(self.manner);
         Parts {
             backend,
             token,
+            keeper,
             channel_ca,
             site_ca,
+            clients_ca,
             signer_pair,
             proxy_pair,
             dir,
@@ -244,78 +336,5 @@ impl Builder {
             return channel_ca.identity("proxy", &self.proxy_identity, self.proxy_flaw);
         }
         Ca::new(dir, "foreign-ca").identity("proxy", &self.proxy_identity, self.proxy_flaw)
-    }
-
-    fn write_signer_config(&self, dir: &Path, token: &TestToken, site_ca: &Ca) {
-        let mut text = format!(
-            "listen = \"127.0.0.1:0\"\n[identity]\ncertificate = \"signer.pem\"\nkey = \"signer.key\"\nca = \"ca.pem\"\n\
-             [limits]\n{}[log]\nformat = \"json\"\nlevel = \"{}\"\n\
-             [[token]]\nname = \"main\"\nmodule = \"{}\"\nuri = \"{}\"\n",
-            self.signer_limits,
-            self.log_level,
-            token.shim().module().display(),
-            token.uri_with_pin(),
-        );
-        let mut number = 0;
-        for named in &self.names {
-            let names = named
-                .names
-                .iter()
-                .map(|name| format!("\"{name}\""))
-                .collect::<Vec<_>>()
-                .join(", ");
-            let proxies = if named.granted {
-                format!("\"{PROXY}\"")
-            } else {
-                String::new()
-            };
-            let _ = writeln!(
-                text,
-                "[[site]]\nnames = [{names}]\nproxies = [{proxies}]\n{}",
-                named.options
-            );
-            for key in &named.keys {
-                let label = format!("key-{number}");
-                let id = format!("{number:02x}");
-                let made = match &self.imported {
-                    Some(pem) if number == 0 => token.import_pem(pem, &label, &id),
-                    _ => token.generate_key(key, &label, &id),
-                };
-                made.unwrap_or_else(|error| panic!("no key: {error}"));
-                let spki = token
-                    .public_key(&label)
-                    .unwrap_or_else(|error| panic!("no public key: {error}"));
-                let names: Vec<&str> = named.names.iter().map(String::as_str).collect();
-                site_ca.site(&label, &names, &spki);
-                let _ = writeln!(
-                    text,
-                    "[[site.key]]\ntoken = \"main\"\nuri = \"pkcs11:object={label};type=private\"\n\
-                     certificate = \"{label}.pem\""
-                );
-                number += 1;
-            }
-        }
-        fs::write(dir.join("signer.toml"), text).expect("the test's folder can be written");
-    }
-
-    /// Writes the proxy's configuration for these signers.
-    pub fn write_proxy_config(&self, dir: &Path, signers: &[SocketAddr], backend: SocketAddr) {
-        let mut text = format!(
-            "listen = \"127.0.0.1:0\"\nbackend = \"{backend}\"\n{}\
-             [identity]\ncertificate = \"proxy.pem\"\nkey = \"proxy.key\"\nca = \"ca.pem\"\n",
-            self.proxy_options
-        );
-        for address in signers {
-            let _ = writeln!(
-                text,
-                "[[signer]]\naddress = \"{address}\"\nidentity = \"{SIGNER}\""
-            );
-        }
-        let _ = write!(
-            text,
-            "[limits]\nhandshakes_per_client_max = 100000\n{}[log]\nformat = \"json\"\nlevel = \"{}\"\n",
-            self.proxy_limits, self.log_level
-        );
-        fs::write(dir.join("proxy.toml"), text).expect("the test's folder can be written");
     }
 }
