@@ -41,6 +41,19 @@ impl Altered {
     }
 }
 
+/// The caller's parameters, of which one byte string is altered.
+macro_rules! with {
+    ($mechanism:ident, $base:ident, $type:ty, |$p:ident| $pointer:expr, $length:expr) => {{
+        // SAFETY: the caller owes parameters of this type; `of` looks at their length.
+        let mut $p = unsafe { of::<$type>($mechanism) }?;
+        // SAFETY: the pointer and the length belong together, as the caller promises.
+        let mut bytes = unsafe { flipped($pointer, $length) };
+        $pointer = bytes.as_mut_ptr();
+        $length = bytes.len() as CK_ULONG;
+        Some(Altered::new($mechanism.mechanism, $base, $p, bytes))
+    }};
+}
+
 /// The derivation to be done in place of this one.
 ///
 /// # Safety
@@ -48,86 +61,99 @@ impl Altered {
 /// lengths that belong together.
 pub(crate) unsafe fn altered(mechanism: &CK_MECHANISM, base: CK_OBJECT_HANDLE) -> Option<Altered> {
     let kind = mechanism.mechanism;
-    macro_rules! parameters {
-        ($type:ty) => {
-            // SAFETY: the caller owes parameters of this type; `of` looks at their length.
-            unsafe { of::<$type>(mechanism) }?
-        };
-    }
-    macro_rules! with {
-        ($parameters:ident, $pointer:expr, $length:expr) => {{
-            // SAFETY: promised by the caller.
-            let mut bytes = unsafe { flipped($pointer, $length) };
-            $pointer = bytes.as_mut_ptr();
-            $length = bytes.len() as CK_ULONG;
-            Some(Altered::new(kind, base, $parameters, bytes))
-        }};
-    }
     match kind {
-        CKM_HKDF_DERIVE | CKM_HKDF_DATA => {
-            let mut p = parameters!(CK_HKDF_PARAMS);
-            if p.bExpand != 0 {
-                return with!(p, p.pInfo, p.ulInfoLen);
-            }
-            if p.ulSaltType != CKF_HKDF_SALT_DATA {
-                p.ulSaltLen = 0;
-            }
-            p.ulSaltType = CKF_HKDF_SALT_DATA;
-            p.hSaltKey = CK_INVALID_HANDLE;
-            with!(p, p.pSalt, p.ulSaltLen)
-        }
+        // SAFETY: promised by the caller.
+        CKM_HKDF_DERIVE | CKM_HKDF_DATA => unsafe { altered_hkdf(mechanism, base) },
         CKM_ECDH1_DERIVE | CKM_ECDH1_COFACTOR_DERIVE => {
-            let mut p = parameters!(CK_ECDH1_DERIVE_PARAMS);
+            // SAFETY: promised by the caller.
+            let mut p = unsafe { of::<CK_ECDH1_DERIVE_PARAMS>(mechanism) }?;
             let mut point = other_point(p.ulPublicDataLen as usize)?;
             p.pPublicData = point.as_mut_ptr();
             p.ulPublicDataLen = point.len() as CK_ULONG;
             Some(Altered::new(kind, base, p, point))
         }
-        CKM_TLS12_MASTER_KEY_DERIVE | CKM_TLS12_MASTER_KEY_DERIVE_DH => {
-            let mut p = parameters!(CK_TLS12_MASTER_KEY_DERIVE_PARAMS);
+        CKM_CONCATENATE_BASE_AND_DATA | CKM_CONCATENATE_DATA_AND_BASE | CKM_XOR_BASE_AND_DATA => {
             with!(
-                p,
-                p.RandomInfo.pClientRandom,
+                mechanism,
+                base,
+                CK_KEY_DERIVATION_STRING_DATA,
+                |p| p.pData,
+                p.ulLen
+            )
+        }
+        CKM_CONCATENATE_BASE_AND_KEY => {
+            // The two keys in the wrong order. SAFETY: promised by the caller.
+            let second = unsafe { of::<CK_OBJECT_HANDLE>(mechanism) }?;
+            Some(Altered::new(kind, second, base, Vec::new()))
+        }
+        CKM_EXTRACT_KEY_FROM_KEY => {
+            // SAFETY: promised by the caller.
+            let bit = unsafe { of::<CK_EXTRACT_PARAMS>(mechanism) }?;
+            let other = if bit >= 8 { bit - 8 } else { bit + 8 };
+            Some(Altered::new(kind, base, other, Vec::new()))
+        }
+        // SAFETY: promised by the caller.
+        _ => unsafe { altered_tls(mechanism, base) },
+    }
+}
+
+/// Another info, or, where nothing is expanded, another salt.
+///
+/// # Safety
+/// As for [`altered`].
+unsafe fn altered_hkdf(mechanism: &CK_MECHANISM, base: CK_OBJECT_HANDLE) -> Option<Altered> {
+    // SAFETY: promised by the caller.
+    let p = unsafe { of::<CK_HKDF_PARAMS>(mechanism) }?;
+    if p.bExpand != 0 {
+        return with!(mechanism, base, CK_HKDF_PARAMS, |p| p.pInfo, p.ulInfoLen);
+    }
+    let salted = p.ulSaltType == CKF_HKDF_SALT_DATA;
+    // SAFETY: the salt's pointer and length belong together, as the caller promises.
+    let mut salt = unsafe { flipped(p.pSalt, if salted { p.ulSaltLen } else { 0 }) };
+    let other = CK_HKDF_PARAMS {
+        ulSaltType: CKF_HKDF_SALT_DATA,
+        hSaltKey: CK_INVALID_HANDLE,
+        pSalt: salt.as_mut_ptr(),
+        ulSaltLen: salt.len() as CK_ULONG,
+        ..p
+    };
+    Some(Altered::new(mechanism.mechanism, base, other, salt))
+}
+
+/// Another client random or session hash.
+///
+/// # Safety
+/// As for [`altered`].
+unsafe fn altered_tls(mechanism: &CK_MECHANISM, base: CK_OBJECT_HANDLE) -> Option<Altered> {
+    macro_rules! random {
+        ($type:ty) => {
+            with!(
+                mechanism,
+                base,
+                $type,
+                |p| p.RandomInfo.pClientRandom,
                 p.RandomInfo.ulClientRandomLen
             )
+        };
+    }
+    match mechanism.mechanism {
+        CKM_TLS12_MASTER_KEY_DERIVE | CKM_TLS12_MASTER_KEY_DERIVE_DH => {
+            random!(CK_TLS12_MASTER_KEY_DERIVE_PARAMS)
         }
         CKM_TLS12_EXTENDED_MASTER_KEY_DERIVE
         | CKM_TLS12_EXTENDED_MASTER_KEY_DERIVE_DH
         | CKM_NSS_TLS_EXTENDED_MASTER_KEY_DERIVE
-        | CKM_NSS_TLS_EXTENDED_MASTER_KEY_DERIVE_DH => {
-            let mut p = parameters!(CK_TLS12_EXTENDED_MASTER_KEY_DERIVE_PARAMS);
-            with!(p, p.pSessionHash, p.ulSessionHashLen)
-        }
+        | CKM_NSS_TLS_EXTENDED_MASTER_KEY_DERIVE_DH => with!(
+            mechanism,
+            base,
+            CK_TLS12_EXTENDED_MASTER_KEY_DERIVE_PARAMS,
+            |p| p.pSessionHash,
+            p.ulSessionHashLen
+        ),
         CKM_TLS12_KEY_AND_MAC_DERIVE | CKM_TLS12_KEY_SAFE_DERIVE => {
-            let mut p = parameters!(CK_TLS12_KEY_MAT_PARAMS);
-            with!(
-                p,
-                p.RandomInfo.pClientRandom,
-                p.RandomInfo.ulClientRandomLen
-            )
+            random!(CK_TLS12_KEY_MAT_PARAMS)
         }
-        CKM_TLS_KDF | CKM_TLS12_KDF => {
-            let mut p = parameters!(CK_TLS_KDF_PARAMS);
-            with!(
-                p,
-                p.RandomInfo.pClientRandom,
-                p.RandomInfo.ulClientRandomLen
-            )
-        }
-        CKM_CONCATENATE_BASE_AND_DATA | CKM_CONCATENATE_DATA_AND_BASE | CKM_XOR_BASE_AND_DATA => {
-            let mut p = parameters!(CK_KEY_DERIVATION_STRING_DATA);
-            with!(p, p.pData, p.ulLen)
-        }
-        CKM_CONCATENATE_BASE_AND_KEY => {
-            // The two keys in the wrong order.
-            let second = parameters!(CK_OBJECT_HANDLE);
-            Some(Altered::new(kind, second, base, Vec::new()))
-        }
-        CKM_EXTRACT_KEY_FROM_KEY => {
-            let bit = parameters!(CK_EXTRACT_PARAMS);
-            let other = if bit >= 8 { bit - 8 } else { bit + 8 };
-            Some(Altered::new(kind, base, other, Vec::new()))
-        }
+        CKM_TLS_KDF | CKM_TLS12_KDF => random!(CK_TLS_KDF_PARAMS),
         _ => None,
     }
 }

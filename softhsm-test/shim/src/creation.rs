@@ -9,11 +9,11 @@ use cryptoki_sys::*;
 
 use crate::alter;
 use crate::counters::Function;
-use crate::examine::{Origin, SECRETS, examine};
+use crate::examine::{Origin, examine};
 use crate::lies::{Asked, opened};
+use crate::material;
 use crate::names;
 use crate::state::{Shim, Verdict};
-use crate::tap;
 use crate::tapped::Direction;
 
 /// The call under way.
@@ -174,7 +174,7 @@ impl Creation {
     /// What the template carries into the token.
     fn tap_material(&self) {
         // SAFETY: the caller owes attributes whose pointers and lengths belong together.
-        unsafe { tap_material(self.shim, self.origin.function, self.attributes()) };
+        unsafe { material::in_template(self.shim, self.origin.function, self.attributes()) };
     }
 
     fn attributes(&self) -> &[CK_ATTRIBUTE] {
@@ -186,24 +186,3 @@ impl Creation {
         unsafe { slice::from_raw_parts(template, count as usize) }
     }
 }
-
-/// Taps what a template carries into the token.
-///
-/// # Safety
-/// The attributes' pointers and lengths must belong together.
-pub(crate) unsafe fn tap_material(shim: &Shim, function: Function, template: &[CK_ATTRIBUTE]) {
-    if !shim.tap.listens() {
-        return;
-    }
-    // SAFETY: promised by the caller.
-    for (kind, bytes) in unsafe { tap::values(template, None) } {
-        if SECRETS.contains(&kind) || PARTS.contains(&kind) {
-            let detail = names::attribute(kind);
-            shim.tap.passed(function, &detail, Direction::In, &bytes);
-        }
-    }
-}
-
-/// The other secret parts of an RSA key.
-const PARTS: [CK_ATTRIBUTE_TYPE; 4] =
-    [CKA_PRIME_2, CKA_EXPONENT_1, CKA_EXPONENT_2, CKA_COEFFICIENT];

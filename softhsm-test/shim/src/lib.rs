@@ -57,6 +57,7 @@ mod examine;
 mod home;
 mod interfaces;
 mod lies;
+mod material;
 mod objects;
 mod state;
 mod table;

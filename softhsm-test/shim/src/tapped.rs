@@ -19,8 +19,10 @@ pub enum Direction {
 pub struct Tapped {
     /// The function, as `C_Sign`.
     pub function: String,
-    /// The mechanism (`CKM_ECDSA`; for IVs `CKM_TLS12_KEY_AND_MAC_DERIVE client IV`), or the attribute and its
-    /// object's class (`CKA_VALUE of CKO_DATA`). A number where no name is known, empty where there is nothing.
+    /// The mechanism, as `CKM_ECDSA`, and which part where it is one of several: `client IV` or `server IV` of a
+    /// key block, `data` or `salt` of a derivation. For attributes `CKA_VALUE` as given by a template, and
+    /// `CKA_VALUE of CKO_DATA` as read from an object of that class. A number where no name is known, empty where
+    /// there is nothing.
     pub detail: String,
     /// Which way it went.
     pub direction: Direction,
@@ -29,6 +31,11 @@ pub struct Tapped {
 }
 
 impl Tapped {
+    /// Whether the token gave it.
+    pub fn came_out(&self) -> bool {
+        self.direction == Direction::Out
+    }
+
     /// The record: its length without these four bytes, the direction, both texts with their lengths, the bytes.
     /// Lengths are little-endian.
     pub fn encode(&self) -> Vec<u8> {

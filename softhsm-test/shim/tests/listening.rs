@@ -118,6 +118,36 @@ fn what_goes_in_as_key_material_is_heard() {
 }
 
 #[test]
+fn what_a_derivation_mixes_in_is_heard() {
+    let token = fresh_token!();
+    let (shim, caller) = listening(&token);
+    let base = caller.secret(&[5; 32]);
+    heard(&shim);
+    let mut mixed = [8; 16];
+    let mut data = CK_KEY_DERIVATION_STRING_DATA {
+        pData: mixed.as_mut_ptr(),
+        ulLen: 16,
+    };
+    // SoftHSM2 knows neither mechanism; what was refused has passed all the same.
+    let kind = CKM_CONCATENATE_BASE_AND_DATA;
+    assert!(caller.derive(kind, &mut data, base, SECRET).is_err());
+    let detail = "CKM_CONCATENATE_BASE_AND_DATA data";
+    assert_heard(&shim, "C_DeriveKey", detail, Direction::In, &mixed);
+    let mut salted = CK_HKDF_PARAMS {
+        bExtract: CK_TRUE,
+        prfHashMechanism: CKM_SHA256,
+        ulSaltType: CKF_HKDF_SALT_DATA,
+        pSalt: mixed.as_mut_ptr(),
+        ulSaltLen: 16,
+        ..CK_HKDF_PARAMS::default()
+    };
+    let kind = CKM_HKDF_DERIVE;
+    assert!(caller.derive(kind, &mut salted, base, SECRET).is_err());
+    let detail = "CKM_HKDF_DERIVE salt";
+    assert_heard(&shim, "C_DeriveKey", detail, Direction::In, &mixed);
+}
+
+#[test]
 fn a_value_that_is_given_is_heard_with_its_class_and_counts_for_keys_alone() {
     let token = fresh_token!();
     let (shim, caller) = listening(&token);

@@ -8,8 +8,8 @@ use std::slice;
 use cryptoki_sys::*;
 
 use crate::counters::{Counter, Function};
-use crate::creation::tap_material;
 use crate::examine::{asks_for_value, class_of, may_be_key};
+use crate::material;
 use crate::names;
 use crate::state::{Shim, Verdict};
 use crate::tap;
@@ -114,7 +114,7 @@ pub(crate) unsafe extern "C" fn C_SetAttributeValue(
         // SAFETY: the caller owes a template of `count` attributes.
         let attributes = unsafe { slice::from_raw_parts(template, count as usize) };
         // SAFETY: and their pointers and lengths belong together.
-        unsafe { tap_material(shim, Function::C_SetAttributeValue, attributes) };
+        unsafe { material::in_template(shim, Function::C_SetAttributeValue, attributes) };
     }
     let Some(real) = shim.real.C_SetAttributeValue else {
         return CKR_FUNCTION_NOT_SUPPORTED;

@@ -10,6 +10,7 @@ use super::output::Output;
 use crate::alter::altered;
 use crate::counters::Function;
 use crate::creation::Creation;
+use crate::material;
 use crate::state::Shim;
 use crate::tapped::Direction;
 
@@ -149,6 +150,10 @@ pub(crate) unsafe extern "C" fn C_DeriveKey(
     };
     // SAFETY: the caller owes a mechanism with parameters of its type, or null.
     let given = unsafe { mechanism.as_ref() };
+    if let Some(given) = given {
+        // SAFETY: the same.
+        unsafe { material::in_derivation(shim, given) };
+    }
     let mut other = None;
     if creation.corrupt {
         // SAFETY: the same.
