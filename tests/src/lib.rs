@@ -12,6 +12,7 @@ pub mod daemon;
 pub mod dialogue;
 pub mod http;
 pub mod pki;
+pub mod proxy_header;
 pub mod rawtls;
 pub mod relay;
 pub mod running;

@@ -1,7 +1,9 @@
-//! Certificates for a test: the private CA of our own channel, and the CA of the sites.
+//! Certificates for a test: the private CA of our own channel, the CA of the sites, and that of their clients.
 //!
 //! Leaves the sites' private keys in the token: their certificates are made from the public part alone. All
-//! files lie in the folder of the test.
+//! files lie in the folder of the test. What CAs say later, lists and responses, is in `revocation`.
+
+mod revocation;
 
 use std::fs;
 use std::os::unix::fs::OpenOptionsExt;
@@ -17,6 +19,7 @@ use rcgen::{
 #[derive(Debug)]
 pub struct Ca {
     issuer: Issuer<'static, KeyPair>,
+    name: String,
     pem: String,
     dir: PathBuf,
 }
@@ -43,6 +46,15 @@ pub enum Flaw {
     DnsName,
 }
 
+/// Whether a client's certificate is valid now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Validity {
+    /// It is.
+    Now,
+    /// It was.
+    Over,
+}
+
 impl Ca {
     /// Makes a CA and writes its certificate to `dir/NAME.pem`.
     pub fn new(dir: &Path, name: &str) -> Ca {
@@ -55,6 +67,7 @@ impl Ca {
         fs::write(dir.join(format!("{name}.pem")), &pem).expect("the test's folder can be written");
         Ca {
             issuer: Issuer::new(params, key),
+            name: name.to_owned(),
             pem,
             dir: dir.to_path_buf(),
         }
@@ -85,17 +98,7 @@ impl Ca {
             params.not_before = date_time_ymd(2020, 1, 1);
             params.not_after = date_time_ymd(2021, 1, 1);
         }
-        let key = KeyPair::generate().expect("a key can be made");
-        let certificate = params
-            .signed_by(&key, &self.issuer)
-            .expect("a certificate can be made");
-        let pair = Pair {
-            certificate: self.dir.join(format!("{file}.pem")),
-            key: self.dir.join(format!("{file}.key")),
-        };
-        fs::write(&pair.certificate, certificate.pem()).expect("the test's folder can be written");
-        write_private(&pair.key, &key.serialize_pem());
-        pair
+        self.pair(file, &params)
     }
 
     /// A site's certificate for a public key (DER SubjectPublicKeyInfo), in `dir/FILE.pem`.
@@ -113,6 +116,22 @@ impl Ca {
         path
     }
 
+    /// A client's certificate with this common name and serial number, in `dir/FILE.pem` and `dir/FILE.key`.
+    pub fn client(&self, file: &str, common_name: &str, serial: u64, validity: Validity) -> Pair {
+        let mut params = CertificateParams::default();
+        params
+            .distinguished_name
+            .push(DnType::CommonName, common_name);
+        params.serial_number = Some(serial.into());
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        if validity == Validity::Over {
+            params.not_before = date_time_ymd(2020, 1, 1);
+            params.not_after = date_time_ymd(2021, 1, 1);
+        }
+        self.pair(file, &params)
+    }
+
     /// What a CA makes of a certificate signing request (PEM), in `dir/FILE.pem`.
     pub fn sign_request(&self, file: &str, request: &str) -> PathBuf {
         let request =
@@ -123,6 +142,22 @@ impl Ca {
         let path = self.dir.join(format!("{file}.pem"));
         fs::write(&path, certificate.pem()).expect("the test's folder can be written");
         path
+    }
+}
+
+impl Ca {
+    fn pair(&self, file: &str, params: &CertificateParams) -> Pair {
+        let key = KeyPair::generate().expect("a key can be made");
+        let certificate = params
+            .signed_by(&key, &self.issuer)
+            .expect("a certificate can be made");
+        let pair = Pair {
+            certificate: self.dir.join(format!("{file}.pem")),
+            key: self.dir.join(format!("{file}.key")),
+        };
+        fs::write(&pair.certificate, certificate.pem()).expect("the test's folder can be written");
+        write_private(&pair.key, &key.serialize_pem());
+        pair
     }
 }
 
