@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use common::{Caller, NO, SECRET, YES};
 use cryptoki_sys::*;
+use keyhaven_pkcs11_shim::names::CKM_NSS_TLS_EXTENDED_MASTER_KEY_DERIVE_DH as NSS_EXTENDED_DH;
 use keyhaven_softhsm_test::{ModuleKind, Shim, TestToken, fresh_token};
 
 fn before(token: &TestToken) -> (Shim, Caller) {
@@ -160,6 +161,72 @@ fn expands_wrongly(token: &TestToken) {
 }
 
 #[test]
+fn every_derivation_of_a_key_schedule_can_be_wrong() {
+    let token = fresh_token!(kind: ModuleKind::Nss);
+    let (shim, caller) = before(&token);
+    let different: Vec<u8> = (0..48).collect();
+    let (base, second) = (caller.secret(&different), caller.secret(&[2; 32]));
+    let mut bytes = [4; 48];
+    let mut string = CK_KEY_DERIVATION_STRING_DATA {
+        pData: bytes.as_mut_ptr(),
+        ulLen: 48,
+    };
+    let mut extended = CK_TLS12_EXTENDED_MASTER_KEY_DERIVE_PARAMS {
+        prfHashMechanism: CKM_SHA256,
+        pSessionHash: bytes.as_mut_ptr(),
+        ulSessionHashLen: 32,
+        pVersion: std::ptr::null_mut(),
+    };
+    let mut master = CK_TLS12_MASTER_KEY_DERIVE_PARAMS {
+        RandomInfo: CK_SSL3_RANDOM_DATA {
+            pClientRandom: bytes.as_mut_ptr(),
+            ulClientRandomLen: 32,
+            pServerRandom: bytes.as_mut_ptr(),
+            ulServerRandomLen: 32,
+        },
+        pVersion: std::ptr::null_mut(),
+        prfHashMechanism: CKM_SHA256,
+    };
+    let mut no_salt = CK_HKDF_PARAMS {
+        bExtract: CK_TRUE,
+        prfHashMechanism: CKM_SHA256,
+        ulSaltType: CKF_HKDF_SALT_NULL,
+        ..CK_HKDF_PARAMS::default()
+    };
+    let mut key = second;
+    let mut bit: CK_EXTRACT_PARAMS = 64;
+    let template = &SECRET[..SECRET.len() - 1];
+    let mut derive = |kind| {
+        let derived = match kind {
+            CKM_CONCATENATE_BASE_AND_KEY => caller.derive(kind, &mut key, base, template),
+            CKM_EXTRACT_KEY_FROM_KEY => caller.derive(kind, &mut bit, base, SECRET),
+            CKM_TLS12_MASTER_KEY_DERIVE_DH => caller.derive(kind, &mut master, base, template),
+            NSS_EXTENDED_DH => caller.derive(kind, &mut extended, base, template),
+            CKM_HKDF_DERIVE => caller.derive(kind, &mut no_salt, base, SECRET),
+            _ => caller.derive(kind, &mut string, base, template),
+        };
+        let secret = derived.unwrap_or_else(|rv| panic!("{kind:#x}: {rv:#x}"));
+        mark(&caller, secret)
+    };
+    for kind in [
+        CKM_CONCATENATE_BASE_AND_KEY,
+        CKM_CONCATENATE_BASE_AND_DATA,
+        CKM_CONCATENATE_DATA_AND_BASE,
+        CKM_XOR_BASE_AND_DATA,
+        CKM_EXTRACT_KEY_FROM_KEY,
+        CKM_TLS12_MASTER_KEY_DERIVE_DH,
+        NSS_EXTENDED_DH,
+        CKM_HKDF_DERIVE,
+    ] {
+        shim.clear_faults();
+        let right = derive(kind);
+        assert_eq!(derive(kind), right, "{kind:#x}");
+        shim.set_faults(&format!("C_DeriveKey corrupt of {kind:#x}"));
+        assert_ne!(derive(kind), right, "{kind:#x}");
+    }
+}
+
+#[test]
 fn a_readable_secret_that_says_it_is_not() {
     let token = fresh_token!();
     let (shim, caller) = before(&token);
@@ -217,9 +284,10 @@ fn is_slow_with_one_mechanism() {
     let (shim, caller) = before(&token);
     let key = caller.secret(&[5; 48]);
     shim.set_faults("C_Sign hang 300 of CKM_SHA384_HMAC");
-    let start = Instant::now();
     caller.sign(CKM_SHA256_HMAC, key, b"m").unwrap();
-    assert!(start.elapsed() < Duration::from_millis(300));
+    assert_eq!(shim.report().faults(), 0);
+    let start = Instant::now();
     caller.sign(CKM_SHA384_HMAC, key, b"m").unwrap();
     assert!(start.elapsed() >= Duration::from_millis(300));
+    assert_eq!(shim.report().faults(), 1);
 }
