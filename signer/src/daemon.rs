@@ -16,8 +16,10 @@ use keyhaven_types::Role;
 
 use crate::{
     config::Config,
+    metrics::{self, Metrics},
+    reload::Reloader,
     serve::{Signer, SignerParts},
-    startup::{self, StartErrors},
+    startup::{Inventory, StartErrors, Terminal},
 };
 
 /// Why the signer did not run, or did not end well.
@@ -44,36 +46,34 @@ pub enum DaemonError {
 /// warnings.
 pub fn check(path: &Path) -> Result<Vec<String>, DaemonError> {
     let config = Config::read(path)?;
-    let opened = startup::open(&config)?;
+    let opened = Inventory::default().open(&config, Terminal::Asked)?;
     Ok([config.warnings, opened.warnings].concat())
 }
 
 /// Runs until a stop signal, and says which way it ended.
 pub fn run(path: &Path) -> Result<Ended, DaemonError> {
-    let config = Config::read(path)?;
+    let (reading, config) = Reloader::read(path)?;
     telemetry::init(&config.log).map_err(failed("cannot start logging"))?;
     for warning in config.warnings.iter().chain(&shutdown::harden()) {
         tracing::warn!("{warning}");
     }
     shutdown::raise_file_limit();
     tracing::info!(version = env!("CARGO_PKG_VERSION"), config = %path.display(), "signer starts");
-    let opened = startup::open(&config)?;
-    for warning in &opened.warnings {
-        tracing::warn!("{warning}");
-    }
+    let reloader = Reloader::start(reading, &config)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(SERVICE_THREADS)
         .enable_all()
         .build()
         .map_err(failed("cannot start the runtime"))?;
-    runtime.block_on(serve(config, opened))
+    runtime.block_on(serve(config, reloader))
 }
 
-async fn serve(config: Config, opened: startup::Opened) -> Result<Ended, DaemonError> {
+async fn serve(config: Config, reloader: Reloader) -> Result<Ended, DaemonError> {
     let shutdown = Shutdown::new();
     shutdown
         .listen()
         .map_err(failed("cannot listen for stop signals"))?;
+    let hangups = Reloader::listen().map_err(failed("cannot listen for SIGHUP"))?;
     let seal = match &config.rekey.seal_secret {
         Some(secret) => SealKey::new(secret),
         None => SealKey::generate(),
@@ -86,18 +86,32 @@ async fn serve(config: Config, opened: startup::Opened) -> Result<Ended, DaemonE
     let listener = Listener::bind(listener)
         .await
         .map_err(failed("cannot listen for proxies"))?;
+    let metrics = match config.metrics {
+        Some(address) => Some(
+            metrics::Endpoint::bind(address)
+                .await
+                .map_err(failed("cannot listen for metrics"))?,
+        ),
+        None => None,
+    };
     // The last thing that can fail: a module must not be taken apart under a thread that works in it.
     let workers = Workers::start(config.threads, config.queue_max)
         .map_err(failed("cannot start the token threads"))?;
     let signer = Arc::new(Signer::new(SignerParts {
-        policy: opened.policy,
+        policy: reloader.policy(),
         workers: workers.clone(),
         sealer: Sealer::new(seal),
-        keys: opened.keys,
+        counters: reloader.counters(),
         limits: config.limits,
         lifetime: config.rekey.connection_lifetime,
         shutdown: shutdown.clone(),
     }));
+    if let Some(endpoint) = metrics {
+        let metrics = Metrics::new(reloader.counters(), reloader.policy(), workers.clone());
+        tracing::info!(metrics = %endpoint.local_addr(), "metrics are served");
+        tokio::spawn(endpoint.serve(metrics, shutdown.clone()));
+    }
+    shutdown.spawn(reloader.run(hangups, shutdown.clone()));
     tracing::info!(listening = %listener.local_addr(), "signer is ready");
 
     let sweeper = tokio::spawn(signer.clone().sweep());

@@ -3,65 +3,94 @@
 //! A session copy of a key goes on signing when its token is gone, so both are asked.
 //! What is signed is a fixed text under a context string of its own, so that the signature fits no TLS
 //! message, and it never leaves this file. One answer stands for a short while, so that many proxies asking
-//! cost one signature a key.
+//! cost one signature a key; an answer about an older configuration does not.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::{Arc, Weak},
+    time::{Duration, Instant},
+};
 
-use keyhaven_hsm::{Error, PrivateKey, Workers};
-use keyhaven_types::SignatureScheme;
+use keyhaven_hsm::{Error, PrivateKey, Token, Workers};
 use tokio::sync::Mutex;
 
-use crate::audit::error_chain;
+use crate::{
+    audit::error_chain,
+    policy::{Policy, Shared},
+};
 
 /// The readiness check.
 pub(crate) struct Health {
-    keys: Vec<PrivateKey>,
-    last: Mutex<Option<(Instant, bool)>>,
+    policy: Shared,
+    last: Mutex<Option<Answer>>,
+}
+
+struct Answer {
+    when: Instant,
+    /// What was asked about.
+    policy: Weak<Policy>,
+    healthy: bool,
 }
 
 impl Health {
-    pub(crate) fn new(keys: Vec<PrivateKey>) -> Self {
+    pub(crate) fn new(policy: Shared) -> Self {
         Self {
-            keys,
+            policy,
             last: Mutex::new(None),
         }
     }
 
-    /// Whether every key's token signed, now or a moment ago.
+    /// Whether every key's token signed and every exchange token is there, now or a moment ago.
     pub(crate) async fn check(&self, workers: &Workers, timeout: Duration) -> bool {
         let mut last = self.last.lock().await;
-        if let Some((when, healthy)) = *last
-            && when.elapsed() < ANSWER_STANDS
+        let policy = self.policy.current();
+        if let Some(answer) = &*last
+            && answer.when.elapsed() < ANSWER_STANDS
+            && Weak::ptr_eq(&answer.policy, &Arc::downgrade(&policy))
         {
-            return healthy;
+            return answer.healthy;
         }
-        let healthy = self.sign_with_each(workers, timeout).await;
-        *last = Some((Instant::now(), healthy));
+        let healthy = ask_each(&policy, workers, timeout).await;
+        *last = Some(Answer {
+            when: Instant::now(),
+            policy: Arc::downgrade(&policy),
+            healthy,
+        });
         healthy
     }
+}
 
-    async fn sign_with_each(&self, workers: &Workers, timeout: Duration) -> bool {
-        let keys = self.keys.clone();
-        let signed = workers
-            .run(Instant::now() + timeout.min(PATIENCE), move |worker| {
-                keys.iter().try_for_each(|key| {
-                    key.token().health()?;
-                    let scheme = SignatureScheme::of(key.algorithm())[0];
-                    worker.sign(key, scheme, READINESS).map(drop)
+async fn ask_each(policy: &Policy, workers: &Workers, timeout: Duration) -> bool {
+    let keys: Vec<PrivateKey> = policy
+        .sites()
+        .flat_map(|site| &site.keys)
+        .map(|served| served.key.clone())
+        .collect();
+    let exchanges: Vec<Token> = policy
+        .sites()
+        .filter_map(|site| site.exchange.clone())
+        .collect();
+    let asked = workers
+        .run(Instant::now() + timeout.min(PATIENCE), move |worker| {
+            exchanges.iter().try_for_each(Token::health)?;
+            keys.iter().try_for_each(|key| {
+                key.token().health()?;
+                let scheme = key.schemes().first();
+                scheme.map_or(Ok(()), |scheme| {
+                    worker.sign(key, *scheme, READINESS).map(drop)
                 })
             })
-            .await;
-        match signed {
-            Ok(Ok(())) => true,
-            // A full queue is load, not illness.
-            Err(Error::Busy) => true,
-            Ok(Err(error)) | Err(error) => {
-                tracing::error!(
-                    error = error_chain(&error),
-                    "not ready: a token is away or does not sign"
-                );
-                false
-            }
+        })
+        .await;
+    match asked {
+        Ok(Ok(())) => true,
+        // A full queue is load, not illness.
+        Err(Error::Busy) => true,
+        Ok(Err(error)) | Err(error) => {
+            tracing::error!(
+                error = error_chain(&error),
+                "not ready: a token is away or does not sign"
+            );
+            false
         }
     }
 }

@@ -8,10 +8,12 @@ pub mod config;
 pub mod counters;
 pub mod daemon;
 pub mod policy;
+pub mod reload;
 pub mod serve;
 pub mod startup;
 
 mod audit;
 mod health;
+mod metrics;
 mod pending;
 mod translate;

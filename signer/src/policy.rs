@@ -1,14 +1,16 @@
 //! Who may use which site: identity → site → handshake.
 //!
-//! Decides before anything is done. A name that is unknown and a name that is forbidden give the same answer
-//! by the same path.
+//! Decides before anything is done. What is decided by can be replaced as a whole while the signer serves. One
+//! invariant: a name that is unknown and a name that is forbidden give the same answer by the same path.
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::Arc,
+    sync::{Arc, PoisonError, RwLock},
+    time::SystemTime,
 };
 
 use keyhaven_handshake::Site;
+use keyhaven_hsm::{PrivateKey, Profile, Token};
 use keyhaven_types::Identity;
 
 /// A site with those who may use it.
@@ -17,10 +19,59 @@ pub struct ServedSite {
     pub site: Site,
     /// The first of its names, for the log.
     pub label: String,
-    /// Names the site and its keys in sealed states.
+    /// Names the site in sealed states and tickets, whichever keys it has.
     pub id: [u8; 32],
     /// Who may use it.
     pub proxies: HashSet<Identity>,
+    /// Its keys.
+    pub keys: Vec<ServedKey>,
+    /// The token that keeps exchange and schedule, if the level asks for one.
+    pub exchange: Option<Token>,
+}
+
+/// A key of a site, as far as it is asked after beside handshakes.
+pub struct ServedKey {
+    /// The key.
+    pub key: PrivateKey,
+    /// The serial number of its certificate, in hexadecimal.
+    pub serial: String,
+    /// The end of its certificate's validity.
+    pub not_after: SystemTime,
+}
+
+/// An open token.
+pub struct ServedToken {
+    /// Its name in the configuration.
+    pub name: String,
+    /// The token.
+    pub token: Token,
+    /// What it has proven.
+    pub profile: Profile,
+}
+
+/// What the signer serves by, replaced as a whole. Clones are the same.
+#[derive(Clone, Default)]
+pub struct Shared(Arc<RwLock<Arc<Policy>>>);
+
+impl Shared {
+    /// Begins with a policy.
+    pub fn new(policy: Policy) -> Self {
+        let shared = Self::default();
+        shared.replace(policy);
+        shared
+    }
+
+    /// The policy of now. Whoever holds on to it goes on by it.
+    pub fn current(&self) -> Arc<Policy> {
+        let current = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(&current)
+    }
+
+    /// Puts another one in its place; gives the old one.
+    pub fn replace(&self, policy: Policy) -> Arc<Policy> {
+        let mut current = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        std::mem::replace(&mut *current, Arc::new(policy))
+    }
 }
 
 /// All sites, by the names that clients ask for.
@@ -30,9 +81,28 @@ pub struct Policy {
     wildcard: HashMap<String, Arc<ServedSite>>,
     default: Option<Arc<ServedSite>>,
     by_id: HashMap<[u8; 32], Arc<ServedSite>>,
+    tokens: Vec<ServedToken>,
 }
 
 impl Policy {
+    /// A policy with no site yet.
+    pub fn new(tokens: Vec<ServedToken>) -> Self {
+        Self {
+            tokens,
+            ..Self::default()
+        }
+    }
+
+    /// The open tokens.
+    pub fn tokens(&self) -> &[ServedToken] {
+        &self.tokens
+    }
+
+    /// The sites, in no order.
+    pub fn sites(&self) -> impl Iterator<Item = &ServedSite> {
+        self.by_id.values().map(Arc::as_ref)
+    }
+
     /// Adds a site under its names.
     pub fn add(&mut self, site: ServedSite, names: &[String], default: bool) {
         let site = Arc::new(site);

@@ -2,9 +2,13 @@
 //!
 //! What is in them is judged by others. Invariant: a file's length is looked at before it is read.
 
-use std::{fs::File, io::Read as _, path::PathBuf};
+use std::{
+    fs::File,
+    io::Read as _,
+    path::{Path, PathBuf},
+};
 
-use keyhaven_service::config::Problems;
+use keyhaven_service::config::{Problems, resolve};
 use toml::Spanned;
 
 use super::raw::SiteSection;
@@ -41,7 +45,7 @@ pub(super) fn read(
 }
 
 /// Every file of the sites whose change means a reload.
-pub(super) fn watched(sites: &[SiteSection], problems: &Problems) -> Vec<PathBuf> {
+pub(super) fn watched(sites: &[SiteSection], base: &Path) -> Vec<PathBuf> {
     let mut files: Vec<PathBuf> = sites
         .iter()
         .flat_map(|site| {
@@ -52,7 +56,7 @@ pub(super) fn watched(sites: &[SiteSection], problems: &Problems) -> Vec<PathBuf
                 .chain(&site.client_ca)
                 .chain(&site.client_crl)
         })
-        .map(|path| problems.resolve(path.get_ref()))
+        .map(|path| resolve(base, path.get_ref()))
         .collect();
     files.sort();
     files.dedup();

@@ -15,14 +15,16 @@ mod site;
 mod token;
 
 use std::{
+    fs,
     net::SocketAddr,
     path::{Path, PathBuf},
     time::SystemTime,
 };
 
+use aws_lc_rs::digest;
 use keyhaven_service::{
     Credentials,
-    config::{ConfigError, Document, IdentitySection, LogSection, Problem, Problems},
+    config::{ConfigError, Document, IdentitySection, LogSection, Problem, Problems, resolve},
 };
 use keyhaven_types::Role;
 use toml::Spanned;
@@ -41,6 +43,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Who this signer is.
     pub credentials: Credentials,
+    /// Tells one identity's certificates from another's: SHA-256 over the files of certificate and CA.
+    pub identity_hash: [u8; 32],
     /// Bounds.
     pub limits: Limits,
     /// Threads that work in tokens.
@@ -61,8 +65,6 @@ pub struct Config {
     pub log: LogSection,
     /// What an operator should know, though it does not stop the signer.
     pub warnings: Vec<String>,
-    /// Files that are looked at for changes: chains, OCSP responses, CAs and lists of clients.
-    pub watched: Vec<PathBuf>,
 }
 
 impl Config {
@@ -102,13 +104,13 @@ impl Config {
             .map(|token| token.name.get_ref().as_str())
             .collect();
         let sites = site::validate(&raw.site, &names, &mut problems);
-        let watched = files::watched(raw.site.get_ref(), &problems);
         let warnings = problems.warnings().map(warning_line).collect();
         problems.into_result()?;
         match (listen, credentials) {
             (Some(listen), Some(credentials)) => Ok(Self {
                 listen,
                 credentials,
+                identity_hash: hash_identity(&raw.identity, document),
                 limits,
                 threads,
                 queue_max,
@@ -122,10 +124,14 @@ impl Config {
                     level: raw.log.level.clone(),
                 },
                 warnings,
-                watched,
             }),
             _ => unreachable!("a missing value is a problem, and problems end the reading"),
         }
+    }
+
+    /// The files that are looked at for changes: chains, OCSP responses, CAs and lists of clients.
+    pub fn watched(document: &Document<Raw>) -> Vec<PathBuf> {
+        files::watched(document.value.site.get_ref(), document.base())
     }
 
     /// When the first stapled OCSP response ends.
@@ -147,6 +153,18 @@ fn warning_line(problem: &Problem) -> String {
 
 fn load_identity(section: &IdentitySection, problems: &mut Problems) -> Option<Credentials> {
     section.load(problems, Role::Signer)
+}
+
+fn hash_identity(section: &IdentitySection, document: &Document<Raw>) -> [u8; 32] {
+    let mut hash = digest::Context::new(&digest::SHA256);
+    for path in [&section.certificate, &section.ca] {
+        let path = resolve(document.base(), path.get_ref());
+        // A file that cannot be read was a problem before.
+        hash.update(&fs::read(path).unwrap_or_default());
+    }
+    let mut bytes = [0; 32];
+    bytes.copy_from_slice(hash.finish().as_ref());
+    bytes
 }
 
 fn validate_metrics(section: &raw::MetricsSection, problems: &mut Problems) -> Option<SocketAddr> {

@@ -76,6 +76,7 @@ impl Signer {
         // A ClientHello that cannot be read has no site: rustls finds the alert for it.
         let site = hello.as_ref().and_then(|hello| {
             self.policy
+                .current()
                 .site_for(&caller.identity, hello.server_name.as_deref())
         });
         let belongs = Belongs {
@@ -171,9 +172,9 @@ impl Signer {
                 Ok(next) => next,
             },
             DoneResult::Established(established, told) => {
-                Counters::add(&self.counters.released);
-                Counters::add(&self.counters.proven);
                 let facts = belongs.facts(told);
+                facts.count(&self.counters);
+                Counters::add(&self.counters.proven);
                 facts.audit("proven", "the client's Finished is accepted");
                 Next::Open(established)
             }
@@ -252,7 +253,7 @@ impl Signer {
         if let Some(oldest) = lock_table(&self.released).keep(Instant::now(), key, unproven)? {
             self.abort(&oldest, "pushed out by newer handshakes");
         }
-        Counters::add(&self.counters.released);
+        facts.count(&self.counters);
         facts.audit("released", "behind the Finished-lock");
         Ok(Next::Locked(release.locked))
     }

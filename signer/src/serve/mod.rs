@@ -13,7 +13,7 @@ use std::{
 };
 
 use keyhaven_handshake::{Custody, Handshake, Sealer, SessionKey};
-use keyhaven_hsm::{PrivateKey, Workers};
+use keyhaven_hsm::Workers;
 use keyhaven_service::{Caller, Handler, Shares, shutdown::Shutdown};
 use keyhaven_types::{Identity, Role};
 use keyhaven_wire::{ErrorCode, Reply, Request};
@@ -21,15 +21,15 @@ use tokio::sync::Semaphore;
 
 use crate::{
     config::Limits,
-    counters::Counters,
+    counters::{Counters, HandshakeKind, Left},
     health::Health,
     pending::Waiting,
-    policy::{Policy, ServedSite},
+    policy::{self, ServedSite},
 };
 
 /// The key server's state.
 pub struct Signer {
-    policy: Arc<Policy>,
+    policy: policy::Shared,
     workers: Workers,
     sealer: Arc<Sealer>,
     limits: Limits,
@@ -39,20 +39,20 @@ pub struct Signer {
     waiting: Mutex<Waiting<Unfinished>>,
     released: Mutex<Waiting<Unproven>>,
     health: Health,
-    counters: Counters,
+    counters: Arc<Counters>,
     shutdown: Shutdown,
 }
 
 /// What a signer is made of.
 pub struct SignerParts {
     /// Sites and who may use them.
-    pub policy: Policy,
+    pub policy: policy::Shared,
     /// Threads that work in tokens.
     pub workers: Workers,
     /// Seals rekey states.
     pub sealer: Sealer,
-    /// Every key, for the readiness check.
-    pub keys: Vec<PrivateKey>,
+    /// Where it counts what it does.
+    pub counters: Arc<Counters>,
     /// Bounds.
     pub limits: Limits,
     /// How long a connection may live.
@@ -89,6 +89,22 @@ struct Facts {
 }
 
 impl Facts {
+    /// Counts a handshake whose keys leave.
+    fn count(&self, counters: &Counters) {
+        Counters::add(&counters.released);
+        let kind = HandshakeKind {
+            site: self.site.clone(),
+            version: self.version,
+            level: self.custody.level,
+            resumed: self.is_resumed,
+        };
+        let left = Left {
+            token: self.custody.exchange.clone(),
+            what: self.custody.left,
+        };
+        counters.handshake(kind, left);
+    }
+
     fn audit(&self, event: &'static str, reason: &str) {
         tracing::info!(
             target: "audit",
@@ -114,13 +130,14 @@ impl Signer {
             policy,
             workers,
             sealer,
-            keys,
+            counters,
             limits,
             lifetime,
             shutdown,
         } = parts;
         Self {
-            policy: Arc::new(policy),
+            health: Health::new(policy.clone()),
+            policy,
             workers,
             sealer: Arc::new(sealer),
             lifetime,
@@ -131,8 +148,7 @@ impl Signer {
             // A client that dawdles under the proxy's own deadline is still to be told from one that is gone.
             released: Mutex::new(Waiting::new(limits.pending_max, limits.pending_timeout * 3)),
             limits,
-            health: Health::new(keys),
-            counters: Counters::default(),
+            counters,
             shutdown,
         }
     }

@@ -76,15 +76,23 @@ impl Signer {
             let (sealer, policy) = (self.sealer.clone(), self.policy.clone());
             let by = caller.clone();
             let deadline = Instant::now() + self.limits.step_timeout;
-            let job =
-                move |worker: &Worker| next_key(&sealer, &policy, Some(worker), &by, &request);
+            let job = move |worker: &Worker| {
+                let policy = policy.current();
+                next_key(&sealer, &policy, Some(worker), &by, &request)
+            };
             match self.workers.run(deadline, job).await {
                 Ok(made) => made,
                 Err(keyhaven_hsm::Error::Busy) => return self.busy(),
                 Err(error) => Err(RekeyError::Token(error)),
             }
         } else {
-            next_key(&self.sealer, &self.policy, None, &caller, &request)
+            next_key(
+                &self.sealer,
+                &self.policy.current(),
+                None,
+                &caller,
+                &request,
+            )
         };
         match made {
             Ok(made) => {

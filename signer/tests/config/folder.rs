@@ -112,6 +112,12 @@ impl Folder {
         Config::read(&self.path("signer.toml"))
     }
 
+    /// The files that are looked at for changes, of the configuration as it was read last.
+    pub(crate) fn watched(&self) -> Vec<PathBuf> {
+        let document = keyhaven_service::config::read(&self.path("signer.toml"));
+        Config::watched(&document.unwrap())
+    }
+
     /// Reads it; it must be good.
     pub(crate) fn good(&self) -> Config {
         match self.read() {

@@ -1,0 +1,102 @@
+//! Tokens: loaded, logged in to and proven once, however often the configuration is read again.
+//!
+//! Invariant: a token that is open is not opened, and its PIN is not sent, a second time.
+
+use std::path::PathBuf;
+
+use keyhaven_hsm::{Module, PinSource, Profile, Token};
+
+use super::{StartError, Terminal};
+use crate::{config::TokenConfig, policy::ServedToken};
+
+/// An open token, and what it was opened by.
+pub(super) struct OpenToken {
+    pub(super) name: String,
+    pub(super) token: Token,
+    pub(super) profile: Profile,
+    pub(super) opened_by: OpenedBy,
+}
+
+/// What makes a `[[token]]` the same one: the PIN's place does not count.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct OpenedBy {
+    module: Option<PathBuf>,
+    init_args: Option<String>,
+    uri: String,
+}
+
+impl OpenToken {
+    pub(super) fn served(&self) -> ServedToken {
+        ServedToken {
+            name: self.name.clone(),
+            token: self.token.clone(),
+            profile: self.profile.clone(),
+        }
+    }
+}
+
+/// Takes a token that is open, or opens and proves it.
+pub(super) fn open(
+    section: &TokenConfig,
+    known: &[OpenToken],
+    terminal: Terminal,
+) -> Result<OpenToken, StartError> {
+    let opened_by = OpenedBy {
+        module: section.module.clone(),
+        init_args: section.init_args.clone(),
+        // Without its query, where the PIN's place is.
+        uri: section.uri.to_string(),
+    };
+    let found = known.iter().find(|token| token.opened_by == opened_by);
+    let (token, profile) = match found {
+        Some(known) => (known.token.clone(), known.profile.clone()),
+        None => open_anew(section, terminal)?,
+    };
+    Ok(OpenToken {
+        name: section.name.clone(),
+        token,
+        profile,
+        opened_by,
+    })
+}
+
+fn open_anew(section: &TokenConfig, terminal: Terminal) -> Result<(Token, Profile), StartError> {
+    let subject = format!("token \"{}\" (line {})", section.name, section.line);
+    let module =
+        Module::load_with(section.module.as_deref(), section.init_args.as_deref()).map_err(
+            StartError::new(&subject, "the PKCS#11 module does not load"),
+        )?;
+    if section.pin_source == PinSource::Terminal && terminal == Terminal::NotAsked {
+        return Err(StartError::new(&subject, "the PIN cannot be read")(
+            "nobody is asked for a PIN while the signer serves: give it a pin-source, or restart",
+        ));
+    }
+    let pin = section
+        .pin_source
+        .read(&section.base, &section.name)
+        .map_err(StartError::new(&subject, "the PIN cannot be read"))?;
+    let token = Token::open(&module, &section.uri, pin)
+        .map_err(StartError::new(&subject, "the token cannot be opened"))?;
+    let profile = token
+        .prove()
+        .map_err(StartError::new(&subject, "the self-tests could not be run"))?;
+    for check in profile.checks.iter().filter(|check| !check.passed) {
+        tracing::debug!(
+            token = section.name,
+            check = check.name,
+            detail = check.detail,
+            "not proven"
+        );
+    }
+    tracing::info!(
+        token = section.name,
+        label = token.info().label,
+        model = token.info().model,
+        module = %module.path().display(),
+        custody_tls13 = %profile.tls13,
+        custody_tls12 = %profile.tls12,
+        groups = ?profile.groups,
+        "token is open and proven"
+    );
+    Ok((token, profile))
+}
