@@ -21,22 +21,12 @@ use keyhaven_pkcs11_shim::{Counter, FUNCTIONS};
 #[derive(Clone, Debug)]
 pub struct Shim {
     dir: PathBuf,
-    /// The module's file: a copy in the folder, or the one that was built.
-    copy: Option<PathBuf>,
 }
 
 impl Shim {
-    /// Counters and faults in `dir`, before the module that the environment names. One process at a time should
-    /// count there.
-    pub fn new(dir: &Path) -> Shim {
-        Shim {
-            dir: dir.to_path_buf(),
-            copy: None,
-        }
-    }
-
     /// A copy of the module in `dir`, which stands before `real_module` and keeps its files there. Several of them
-    /// in one process do not know of each other. A copy that is there already is used as it is.
+    /// in one process do not know of each other, but one process at a time should count in a folder. A copy that is
+    /// there already is used as it is.
     ///
     /// # Panics
     /// When the module is not built or the folder cannot be written.
@@ -53,24 +43,18 @@ impl Shim {
         }
         Shim {
             dir: dir.to_path_buf(),
-            copy: Some(copy),
         }
     }
 
     /// The module's file.
-    ///
-    /// # Panics
-    /// When it is not built.
     pub fn module(&self) -> PathBuf {
-        self.copy.clone().unwrap_or_else(built)
+        self.dir.join("shim.so")
     }
 
-    /// What the process that loads the module needs in its environment, besides [`crate::TestToken::env`].
+    /// What the process that loads the module needs in its environment, besides [`crate::TestToken::env`]: nothing
+    /// any more.
     pub fn env(&self) -> Vec<(&'static str, OsString)> {
-        match self.copy {
-            Some(_) => Vec::new(),
-            None => vec![("KEYHAVEN_SHIM_DIR", self.dir.clone().into_os_string())],
-        }
+        Vec::new()
     }
 
     /// Listens from here on, in every process that loads the module after this. What was heard before is
@@ -251,7 +235,6 @@ mod tests {
     fn tool(token: &TestToken, args: &[&str]) -> (bool, String) {
         let output = Command::new("pkcs11-tool")
             .envs(token.env())
-            .envs(token.shim().env())
             .arg("--module")
             .arg(token.shim().module())
             .args([

@@ -69,16 +69,18 @@ impl Function {
     }
 }
 
-/// The numbers, in the file or, without a folder, in memory.
+/// The numbers, in the file or, when it cannot be made, in memory.
 pub(crate) struct Counters {
     slots: &'static [AtomicU64],
 }
 
 impl Counters {
-    pub(crate) fn open(path: Option<&Path>) -> Counters {
-        let mapped = path.and_then(|path| map(path).ok());
+    pub(crate) fn open(path: &Path) -> Counters {
+        let mapped = map(path).inspect_err(|error| {
+            eprintln!("pkcs11 shim: {}: {error}", path.display());
+        });
         Counters {
-            slots: mapped.unwrap_or_else(in_memory),
+            slots: mapped.unwrap_or_else(|_| in_memory()),
         }
     }
 

@@ -1,43 +1,35 @@
 //! Where this copy of the module is, and which module it stands before.
 //!
-//! Leaves loading to `state`. A `shim.conf` beside the copy decides; the environment is asked only without one.
+//! Leaves loading to `state`. The line beside the copy decides alone: no variable does, because all copies in a
+//! process have the same environment.
 
-use std::env;
 use std::ffi::{CStr, OsStr, OsString, c_char, c_int, c_void};
-use std::fs;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 /// What one copy of the module works with.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Home {
-    /// The folder of its files; without one it keeps no files.
-    pub(crate) dir: Option<PathBuf>,
+    /// The folder of its files.
+    pub(crate) dir: PathBuf,
     /// The real module.
     pub(crate) module: PathBuf,
 }
 
 impl Home {
-    pub(crate) fn find() -> Home {
-        own_file()
-            .as_deref()
-            .and_then(Home::beside)
-            .unwrap_or_else(|| Home {
-                dir: env::var_os("KEYHAVEN_SHIM_DIR").map(PathBuf::from),
-                module: env::var_os("KEYHAVEN_SHIM_MODULE")
-                    .unwrap_or_else(|| DEFAULT_MODULE.into())
-                    .into(),
-            })
+    pub(crate) fn find() -> io::Result<Home> {
+        Home::beside(&own_file().unwrap_or_default())
     }
 
-    fn beside(file: &Path) -> Option<Home> {
-        let dir = file.parent()?;
-        let mut line = fs::read(dir.join("shim.conf")).ok()?;
+    fn beside(file: &Path) -> io::Result<Home> {
+        let dir = file.parent().unwrap_or(Path::new("/"));
+        let mut line = fs::read(dir.join("shim.conf"))?;
         while line.last().is_some_and(u8::is_ascii_whitespace) {
             line.pop();
         }
-        Some(Home {
-            dir: Some(dir.to_path_buf()),
+        Ok(Home {
+            dir: dir.to_path_buf(),
             module: OsString::from_vec(line).into(),
         })
     }
@@ -74,8 +66,6 @@ unsafe extern "C" {
     fn dladdr(address: *const c_void, found: *mut DlInfo) -> c_int;
 }
 
-const DEFAULT_MODULE: &str = "/usr/lib/softhsm/libsofthsm2.so";
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -85,15 +75,15 @@ mod tests {
         let own = own_file().unwrap();
         assert_eq!(
             own.canonicalize().unwrap(),
-            env::current_exe().unwrap().canonicalize().unwrap()
+            std::env::current_exe().unwrap().canonicalize().unwrap()
         );
-        let dir = env::temp_dir().join(format!("keyhaven-shim-home-{}", std::process::id()));
+        let dir = std::env::temp_dir().join(format!("keyhaven-shim-home-{}", std::process::id()));
         fs::create_dir(&dir).unwrap();
-        assert_eq!(Home::beside(&dir.join("shim.so")), None);
+        assert!(Home::beside(&dir.join("shim.so")).is_err());
         fs::write(dir.join("shim.conf"), "/a path/module.so\n").unwrap();
         let home = Home::beside(&dir.join("shim.so")).unwrap();
         fs::remove_dir_all(&dir).unwrap();
         assert_eq!(home.module, Path::new("/a path/module.so"));
-        assert_eq!(home.dir, Some(dir));
+        assert_eq!(home.dir, dir);
     }
 }

@@ -6,10 +6,8 @@
 //!
 //! # Where its files are
 //!
-//! A copy of the module named as you like, in a folder with a `shim.conf` that holds the path of the real module
-//! in one line, keeps its files in that folder. Several copies in one process are several modules, each before
-//! its own real one. Without a `shim.conf` beside it the module reads the environment: `KEYHAVEN_SHIM_MODULE`
-//! (SoftHSM2 when unset) and `KEYHAVEN_SHIM_DIR`.
+//! The module works as a copy in a folder with a `shim.conf`, which holds the path of the real module in one line,
+//! and keeps its files there. Several copies in one process are several modules, each before its own real one.
 //!
 //! * `counters`: numbers in shared memory, exact at every moment ([`counters`]).
 //! * `faults`: what is to go wrong, one a line (below, and [`faults`]).

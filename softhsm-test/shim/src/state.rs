@@ -36,7 +36,7 @@ pub(crate) struct Shim {
 }
 
 struct Faults {
-    path: Option<PathBuf>,
+    path: PathBuf,
     generation: u64,
     list: Vec<Fault>,
 }
@@ -74,7 +74,8 @@ impl Shim {
     }
 
     fn load() -> Option<Shim> {
-        let Home { dir, module } = Home::find();
+        let home = Home::find().inspect_err(|error| eprintln!("pkcs11 shim: shim.conf: {error}"));
+        let Home { dir, module } = home.ok()?;
         // SAFETY: loading runs the module's constructors; it is the module that the caller chose.
         let loaded = unsafe { Pkcs11::new(&module) };
         let loaded = loaded
@@ -98,12 +99,12 @@ impl Shim {
             table: table::ours_2_40(&list),
             real,
             interfaces,
-            counters: Counters::open(dir.as_deref().map(|dir| dir.join("counters")).as_deref()),
-            tap: Tap::open(dir.as_deref()),
+            counters: Counters::open(&dir.join("counters")),
+            tap: Tap::open(&dir),
             objects: Mutex::default(),
             operations: Mutex::default(),
             faults: Mutex::new(Faults {
-                path: dir.map(|dir| dir.join("faults")),
+                path: dir.join("faults"),
                 generation: 0,
                 list: Vec::new(),
             }),
@@ -221,7 +222,7 @@ impl Faults {
         let generation = counters.get(Counter::FaultsGeneration);
         if generation != self.generation {
             self.generation = generation;
-            self.list = self.path.as_deref().map(read).unwrap_or_default();
+            self.list = read(&self.path);
         }
     }
 }

@@ -24,8 +24,8 @@ pub(crate) struct Tap {
 
 impl Tap {
     /// Listens when `tap` is there.
-    pub(crate) fn open(dir: Option<&Path>) -> Tap {
-        let files = dir.and_then(|dir| {
+    pub(crate) fn open(dir: &Path) -> Tap {
+        let open = || {
             let tap = File::options().append(true).open(dir.join("tap")).ok()?;
             let objects = File::options()
                 .append(true)
@@ -33,8 +33,8 @@ impl Tap {
                 .open(dir.join("objects"))
                 .ok()?;
             Some((tap, objects))
-        });
-        Tap { files }
+        };
+        Tap { files: open() }
     }
 
     pub(crate) fn listens(&self) -> bool {
@@ -48,7 +48,8 @@ impl Tap {
         direction: Direction,
         bytes: &[u8],
     ) {
-        if let Some((mut tap, _)) = self.files.as_ref().map(|(tap, objects)| (tap, objects)) {
+        if let Some((tap, _)) = &self.files {
+            let mut tap = tap;
             let record = Tapped {
                 function: function.name().to_owned(),
                 detail: detail.to_owned(),
