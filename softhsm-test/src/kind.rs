@@ -23,7 +23,7 @@ pub enum ModuleKind {
     Tpm2,
     /// SoftHSM2 behind p11-kit's remoting, which passes on signatures and little else.
     P11Kit,
-    /// craton-hsm: signs, without RSA; knows neither HMAC nor a digest of a key.
+    /// craton-hsm: signs, without RSA; lists ECDH and no HMAC.
     Craton,
 }
 
