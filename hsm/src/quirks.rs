@@ -4,7 +4,10 @@
 //! find out whether they work. Invariant: a quirk never raises a custody level, it may only lower one.
 
 use cryptoki::mechanism::Mechanism;
-use cryptoki_sys::{CK_MECHANISM_TYPE, CKM_TLS12_EXTENDED_MASTER_KEY_DERIVE_DH};
+use cryptoki_sys::{
+    CK_MECHANISM_TYPE, CKM_AES_KEY_WRAP_KWP, CKM_AES_KEY_WRAP_PAD,
+    CKM_TLS12_EXTENDED_MASTER_KEY_DERIVE_DH,
+};
 use keyhaven_types::NamedGroup;
 
 use crate::module::TokenInfo;
@@ -27,11 +30,15 @@ pub(crate) struct Quirks {
     pub(crate) key_block: &'static [KeyBlock],
     /// How a Finished of TLS 1.2 is made.
     pub(crate) finished12: &'static [Finished],
+    /// Which mechanism is the AES key wrapping of RFC 5649.
+    pub(crate) wrap: &'static [Wrap],
+    /// What is asked of the keys that wrap and seal.
+    pub(crate) guards: &'static [Guards],
     /// CKA_PRIVATE of ephemeral objects. False is cheaper (SoftHSM2 encrypts private objects in memory) and as
     /// safe: session objects stay in this process, and CKA_SENSITIVE is what guards the value.
     ephemeral_private: bool,
-    /// A secret must be CKA_EXTRACTABLE to be wrapped, as the standard says.
-    wraps_extractable_only: bool,
+    /// What a secret must be to be wrapped.
+    pub(crate) wrappable: &'static [Wrappable],
     /// Groups, cheapest first.
     pub(crate) group_order: [NamedGroup; 3],
     /// The module is known to keep derived secrets in the host's memory, whatever its attributes say.
@@ -45,10 +52,12 @@ pub(crate) struct Ways {
     pub(crate) ems: Ems,
     pub(crate) key_block: KeyBlock,
     pub(crate) finished12: Finished,
+    pub(crate) wrap: Wrap,
+    pub(crate) guards: Guards,
     pub(crate) ephemeral_private: bool,
-    pub(crate) wraps_extractable_only: bool,
+    pub(crate) wrappable: Wrappable,
     /// Groups whose secret is the base of derivations, by their place in [`NamedGroup::ALL`].
-    pub(crate) derives: [bool; NamedGroup::ALL.len()],
+    pub(crate) derives: [bool; 3],
 }
 
 impl Ways {
@@ -59,9 +68,11 @@ impl Ways {
             ems: first(quirks.ems, Ems::Standard),
             key_block: first(quirks.key_block, KeyBlock::TlsKdf),
             finished12: first(quirks.finished12, Finished::TlsMac),
+            wrap: first(quirks.wrap, Wrap::Kwp),
+            guards: first(quirks.guards, Guards::Full),
             ephemeral_private: quirks.ephemeral_private,
-            wraps_extractable_only: quirks.wraps_extractable_only,
-            derives: [true; NamedGroup::ALL.len()],
+            wrappable: first(quirks.wrappable, Wrappable::Extractable),
+            derives: [true; 3],
         }
     }
 
@@ -136,6 +147,49 @@ pub(crate) enum Finished {
     HmacPrf,
 }
 
+/// Which mechanism is the AES key wrapping with padding of RFC 5649: the known blob decides, not the name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wrap {
+    /// CKM_AES_KEY_WRAP_KWP.
+    Kwp,
+    /// CKM_AES_KEY_WRAP_PAD, which is another padding elsewhere.
+    Pad,
+}
+
+impl Wrap {
+    pub(crate) fn mechanism(self) -> CK_MECHANISM_TYPE {
+        match self {
+            Self::Kwp => CKM_AES_KEY_WRAP_KWP,
+            Self::Pad => CKM_AES_KEY_WRAP_PAD,
+        }
+    }
+}
+
+/// What a secret must be to be wrapped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wrappable {
+    /// CKA_EXTRACTABLE, as the standard says.
+    Extractable,
+    /// Anything, whatever CKA_EXTRACTABLE says.
+    AsItIs,
+}
+
+impl Wrappable {
+    /// CKA_EXTRACTABLE of a secret that may be wrapped.
+    pub(crate) fn is_extractable(self) -> bool {
+        self == Self::Extractable
+    }
+}
+
+/// What is asked of the keys that wrap and seal, beyond their usages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Guards {
+    /// Templates for what is wrapped and unwrapped, the one mechanism, and no copies.
+    Full,
+    /// None, for modules that do not know or not heed them.
+    UsagesAlone,
+}
+
 impl X25519 {
     pub(crate) fn mechanism(self) -> Mechanism<'static> {
         match self {
@@ -192,8 +246,10 @@ static STANDARD: Quirks = Quirks {
     ems: &[Ems::Standard, Ems::WithoutLength, Ems::Nss],
     key_block: &[KeyBlock::TlsKdf, KeyBlock::HmacPrf],
     finished12: &[Finished::TlsMac, Finished::HmacPrf],
+    wrap: &[Wrap::Kwp, Wrap::Pad],
+    guards: &[Guards::Full, Guards::UsagesAlone],
     ephemeral_private: false,
-    wraps_extractable_only: true,
+    wrappable: &[Wrappable::Extractable, Wrappable::AsItIs],
     group_order: P256_FIRST,
     derives_in_host: false,
 };
@@ -205,6 +261,7 @@ static TABLE: [Quirks; 5] = [
         manufacturer: "SoftHSM project",
         model: "SoftHSM v2",
         x25519: &[X25519::Edwards],
+        wrap: &[Wrap::Pad],
         ..STANDARD
     },
     // P-256 costs twelve times X25519 here.
@@ -216,6 +273,11 @@ static TABLE: [Quirks; 5] = [
         ems: &[Ems::Nss],
         key_block: &[KeyBlock::HmacPrf],
         finished12: &[Finished::HmacPrf],
+        wrap: &[Wrap::Kwp],
+        // It keeps templates as pointers into the caller's memory, and heeds none of them.
+        guards: &[Guards::UsagesAlone],
+        // It derives no extractable secret from one that is not, and wraps either.
+        wrappable: &[Wrappable::AsItIs],
         group_order: X25519_FIRST,
         ..STANDARD
     },
@@ -226,6 +288,9 @@ static TABLE: [Quirks; 5] = [
         ems: &[Ems::Standard],
         key_block: &[KeyBlock::TlsKdf],
         finished12: &[Finished::TlsMac],
+        wrap: &[Wrap::Kwp],
+        guards: &[Guards::Full],
+        wrappable: &[Wrappable::Extractable],
         group_order: X25519_FIRST,
         ..STANDARD
     },
@@ -270,7 +335,10 @@ mod tests {
             let none = row.x25519.is_empty()
                 || row.ems.is_empty()
                 || row.key_block.is_empty()
-                || row.finished12.is_empty();
+                || row.finished12.is_empty()
+                || row.wrap.is_empty()
+                || row.guards.is_empty()
+                || row.wrappable.is_empty();
             assert!(!none, "{}", row.name);
         }
     }

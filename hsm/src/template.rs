@@ -27,7 +27,7 @@ pub(crate) fn secret(ways: &Ways, len: Option<usize>, usage: Usage, kept: Kept) 
         Attribute::Token(false),
         Attribute::Private(ways.ephemeral_private),
         Attribute::Sensitive(true),
-        Attribute::Extractable(kept == Kept::Wrappable && ways.wraps_extractable_only),
+        Attribute::Extractable(kept == Kept::Wrappable && ways.wrappable.is_extractable()),
         Attribute::Sign(usage != Usage::Derive),
         Attribute::Verify(false),
         Attribute::Derive(usage != Usage::Sign),

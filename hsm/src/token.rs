@@ -19,13 +19,14 @@ use cryptoki::{
 };
 
 use crate::{
-    Error, FaultClass, Module, Pin, PrivateKey, Profile, TokenInfo, Uri,
+    Error, FaultClass, Module, Pin, PrivateKey, Profile, TokenInfo, Uri, VaultPurpose,
     gate::Inside,
     generation::{Counted, Generation},
     queue::Queue,
     quirks::{Quirks, Ways},
     selftest,
     session::OpenSession,
+    vault::store::Store,
 };
 
 /// A token with its login. Clones are the same token.
@@ -47,6 +48,15 @@ pub(crate) struct Inner {
     trash: Mutex<Vec<Counted>>,
     trash_len: AtomicUsize,
     queues: Mutex<Vec<Weak<Queue>>>,
+    /// The keys of vaults, which outlive whoever asked for one.
+    stores: Mutex<Vec<SharedStore>>,
+}
+
+/// The keys of one vault.
+struct SharedStore {
+    purpose: VaultPurpose,
+    persistent: bool,
+    store: Arc<Mutex<Store>>,
 }
 
 struct State {
@@ -90,6 +100,7 @@ impl Token {
             trash: Mutex::new(Vec::new()),
             trash_len: AtomicUsize::new(0),
             queues: Mutex::new(Vec::new()),
+            stores: Mutex::new(Vec::new()),
         })))
     }
 
@@ -193,6 +204,24 @@ impl Token {
 
     pub(crate) fn quirks(&self) -> &'static Quirks {
         self.0.quirks
+    }
+
+    /// The keys of a vault; the same for the same purpose and kind.
+    pub(crate) fn store(&self, purpose: VaultPurpose, persistent: bool) -> Arc<Mutex<Store>> {
+        let mut stores = self.0.stores.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = stores
+            .iter()
+            .find(|known| (known.purpose, known.persistent) == (purpose, persistent));
+        if let Some(known) = known {
+            return Arc::clone(&known.store);
+        }
+        let store = Arc::new(Mutex::new(Store::new(purpose, persistent)));
+        stores.push(SharedStore {
+            purpose,
+            persistent,
+            store: Arc::clone(&store),
+        });
+        store
     }
 
     pub(crate) fn ways(&self) -> Ways {

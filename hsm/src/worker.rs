@@ -228,7 +228,7 @@ impl Worker {
         }
     }
 
-    fn once<T>(
+    pub(crate) fn once<T>(
         &self,
         token: &Token,
         operation: impl FnOnce(&OwnSession) -> Result<T, Error>,

@@ -50,7 +50,7 @@ fn softhsm2_keeps_the_shared_secret() {
         ]
     );
     assert!(profile.master13.is_empty() && profile.schedule12.is_empty());
-    assert!(!profile.prepends && !profile.ml_kem);
+    assert!(!profile.prepends && !profile.ml_kem && !profile.vault);
 }
 
 /// Everything, with every group and hash.
@@ -69,6 +69,7 @@ fn keeps_the_whole_schedule(profile: &Profile) {
     assert_eq!(profile.schedule13, pairs);
     assert_eq!(profile.schedule12, pairs);
     assert!(profile.prepends);
+    assert!(profile.vault, "{:#?}", profile.checks);
 }
 
 #[test]

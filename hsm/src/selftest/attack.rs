@@ -18,7 +18,7 @@ pub(super) fn try_to_read(
     let flags = session
         .get_attributes(object, &types)
         .map_err(|error| TokenFault::new(error).to_string())?;
-    let extractable = kept == Kept::Wrappable && ways.wraps_extractable_only;
+    let extractable = kept == Kept::Wrappable && ways.wrappable.is_extractable();
     if flags
         != [
             Attribute::Sensitive(true),

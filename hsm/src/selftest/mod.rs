@@ -8,6 +8,7 @@ mod hybrid;
 mod schedule12;
 mod schedule13;
 mod software;
+mod vault;
 
 use cryptoki::object::ObjectHandle;
 use keyhaven_types::{CustodyLevel, HashAlgorithm, NamedGroup};
@@ -123,9 +124,10 @@ impl Run<'_> {
         }
         sound &= self.secret(group, private, &point, &mut proven, Self::premaster);
         sound &= self.destroy(group, private);
-        if !sound && group == NamedGroup::X25519 {
+        if !sound {
             self.profile.prepends = false;
             self.profile.ml_kem = false;
+            self.profile.vault = false;
         }
         if sound && !proven.is_empty() {
             self.profile.groups.push(group);
@@ -192,6 +194,9 @@ impl Run<'_> {
         for hash in HASHES {
             sound &= self.schedule13(group, hash, secret, expected, proven);
             sound &= self.schedule12(group, hash, secret, expected, proven);
+        }
+        if !proven.master13.is_empty() && !self.profile.vault {
+            sound &= self.vault(secret, expected, !proven.schedule12.is_empty());
         }
         if group == NamedGroup::X25519 && !proven.master13.is_empty() {
             sound &= self.hybrid(secret, expected);

@@ -1,0 +1,195 @@
+//! Secrets that go out wrapped and sealed, and what becomes of those that somebody has handled.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod common;
+
+use common::{agreed, hkdf_label, on_worker, open, software_expand, software_hmac};
+use keyhaven_hsm::{Kept, Salt, Token, TokenSecret, Vault, VaultPurpose, Worker, Workers};
+use keyhaven_softhsm_test::{ModuleKind, TestToken, fresh_token};
+use keyhaven_types::{HashAlgorithm, NamedGroup};
+
+const HASH: HashAlgorithm = HashAlgorithm::Sha256;
+const DAY: u64 = 20_780;
+const AAD: &[u8] = b"site, key, version";
+const ENVELOPE: &[u8] = b"when and by whom";
+
+fn proven(test: &TestToken) -> Token {
+    let token = open(test);
+    let profile = token.prove().unwrap();
+    assert!(profile.vault, "{:#?}", profile.checks);
+    token
+}
+
+/// A resumption secret in the token, and the same in software.
+fn wrappable(worker: &Worker, token: &Token) -> (TokenSecret, Vec<u8>) {
+    let (secret, z) = agreed(worker, token, NamedGroup::X25519);
+    let salt = [5; 32];
+    let base = worker
+        .extract_secret(HASH, Salt::Bytes(&salt), &secret)
+        .unwrap();
+    let info = hkdf_label("resumption", b"nonce", 32);
+    let made = worker
+        .expand_secret(HASH, &base, &info, 32, Kept::Wrappable)
+        .unwrap();
+    let software = software_expand(HASH, &software_hmac(HASH, &salt, &z), &info, 32);
+    (made, software)
+}
+
+/// Whether a secret is the one that software has, seen by a key that comes out of it.
+fn is_same(worker: &Worker, secret: &TokenSecret, software: &[u8]) -> bool {
+    let info = hkdf_label("key", b"", 16);
+    let mut key = [0; 16];
+    worker.expand_bytes(HASH, secret, &info, &mut key).unwrap();
+    key == software_expand(HASH, software, &info, 16)[..]
+}
+
+fn there_and_back(test: &TestToken, persistent: bool) {
+    let token = proven(test);
+    let vault = Vault::new(&token, VaultPurpose::Ticket, persistent);
+    let workers = Workers::start(1, 8).unwrap();
+    let asked = token.clone();
+    on_worker(&workers, move |worker| {
+        let token = asked;
+        let (secret, software) = wrappable(worker, &token);
+        let blob = worker
+            .vault_seal(&vault, DAY, AAD, ENVELOPE, &secret)
+            .unwrap();
+        assert_eq!(blob.len(), 47 + ENVELOPE.len() + 32);
+        let again = worker
+            .vault_seal(&vault, DAY, AAD, ENVELOPE, &secret)
+            .unwrap();
+        assert_ne!(blob, again, "no nonce is used twice");
+        drop(secret);
+        let open = |vault: &Vault, day, aad: &[u8], blob: &[u8], len| {
+            worker
+                .vault_open(vault, day, aad, blob, len, Kept::Never)
+                .unwrap()
+        };
+        for day in [DAY, DAY + 1] {
+            let opened = open(&vault, day, AAD, &blob, 32).unwrap();
+            assert_eq!(opened.envelope, ENVELOPE);
+            assert!(is_same(worker, &opened.secret, &software));
+        }
+
+        // Each byte is one that matters, and none of them harms the token.
+        for at in 0..blob.len() {
+            let mut bad = blob.clone();
+            bad[at] ^= 0x40;
+            assert!(open(&vault, DAY, AAD, &bad, 32).is_none(), "byte {at}");
+        }
+        for len in 0..blob.len() {
+            assert!(open(&vault, DAY, AAD, &blob[..len], 32).is_none(), "{len}");
+        }
+        assert!(open(&vault, DAY, b"another site", &blob, 32).is_none());
+        assert!(open(&vault, DAY, AAD, &blob, 48).is_none());
+        let rekey = Vault::new(&token, VaultPurpose::Rekey, persistent);
+        assert!(open(&rekey, DAY, AAD, &blob, 32).is_none());
+        assert!(token.is_alive());
+        assert!(open(&vault, DAY, AAD, &blob, 32).is_some());
+
+        // Two days later its key is gone, and stays so.
+        assert!(open(&vault, DAY + 2, AAD, &blob, 32).is_none());
+        assert!(open(&vault, DAY + 1, AAD, &blob, 32).is_none());
+    });
+    drop(workers);
+    assert_eq!(token.live_ephemerals(), 0);
+}
+
+#[test]
+fn a_secret_comes_back_and_nothing_else_does_on_nss() {
+    there_and_back(&fresh_token!(kind: ModuleKind::Nss), false);
+}
+
+#[test]
+fn a_secret_comes_back_and_nothing_else_does_on_kryoptic() {
+    there_and_back(&fresh_token!(kind: ModuleKind::Kryoptic), false);
+}
+
+#[test]
+fn a_secret_comes_back_by_keys_of_the_token_on_nss() {
+    there_and_back(&fresh_token!(kind: ModuleKind::Nss), true);
+}
+
+#[test]
+fn a_secret_comes_back_by_keys_of_the_token_on_kryoptic() {
+    there_and_back(&fresh_token!(kind: ModuleKind::Kryoptic), true);
+}
+
+/// Two signers with one token: each opens what the other has sealed, also when both began at once.
+fn signers_share(test: &TestToken) {
+    let tokens = [proven(test), proven(test)];
+    let vaults = tokens
+        .each_ref()
+        .map(|token| Vault::new(token, VaultPurpose::Ticket, true));
+    let workers = Workers::start(1, 8).unwrap();
+    on_worker(&workers, move |worker| {
+        let seal = |vault: &Vault| {
+            let (secret, software) = wrappable(worker, vault.token());
+            let blob = worker.vault_seal(vault, DAY, AAD, ENVELOPE, &secret);
+            (blob.unwrap(), software)
+        };
+        let blobs = vaults.each_ref().map(seal);
+        // The second found the first's key.
+        assert_eq!(blobs[0].0[..9], blobs[1].0[..9]);
+        for vault in &vaults {
+            for (blob, software) in &blobs {
+                let opened = worker
+                    .vault_open(vault, DAY, AAD, blob, 32, Kept::Never)
+                    .unwrap()
+                    .unwrap();
+                assert!(is_same(worker, &opened.secret, software));
+            }
+        }
+        // A key that was made after the other one last looked is found by its id.
+        let (secret, _) = wrappable(worker, vaults[0].token());
+        let tomorrow = worker.vault_seal(&vaults[0], DAY + 1, AAD, ENVELOPE, &secret);
+        let tomorrow = tomorrow.unwrap();
+        let find = || worker.vault_open(&vaults[1], DAY + 1, AAD, &tomorrow, 32, Kept::Never);
+        let until = common::soon();
+        while find().unwrap().is_none() {
+            assert!(std::time::Instant::now() < until, "never found");
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+    });
+}
+
+#[test]
+fn signers_share_the_keys_of_a_token_on_nss() {
+    signers_share(&fresh_token!(kind: ModuleKind::Nss));
+}
+
+#[test]
+fn signers_share_the_keys_of_a_token_on_kryoptic() {
+    signers_share(&fresh_token!(kind: ModuleKind::Kryoptic));
+}
+
+/// A configuration that is read anew makes a new vault: the tickets of the old one stay good.
+#[test]
+fn a_new_vault_of_the_same_token_has_the_same_keys() {
+    let test = fresh_token!(kind: ModuleKind::Kryoptic);
+    let token = proven(&test);
+    let workers = Workers::start(1, 8).unwrap();
+    on_worker(&workers, move |worker| {
+        let vault = || Vault::new(&token, VaultPurpose::Ticket, false);
+        let (secret, _) = wrappable(worker, &token);
+        let blob = worker.vault_seal(&vault(), DAY, AAD, ENVELOPE, &secret);
+        let opened = worker.vault_open(&vault(), DAY, AAD, &blob.unwrap(), 32, Kept::Never);
+        assert!(opened.unwrap().is_some());
+    });
+}
+
+/// A secret that was asked to stay is not wrapped where the module heeds that.
+#[test]
+fn a_secret_that_is_to_stay_is_not_sealed() {
+    let test = fresh_token!(kind: ModuleKind::Kryoptic);
+    let token = proven(&test);
+    let workers = Workers::start(1, 8).unwrap();
+    on_worker(&workers, move |worker| {
+        let vault = Vault::new(&token, VaultPurpose::Ticket, false);
+        let (secret, _) = agreed(worker, &token, NamedGroup::X25519);
+        let sealed = worker.vault_seal(&vault, DAY, AAD, ENVELOPE, &secret);
+        assert!(sealed.is_err(), "{sealed:?}");
+        assert!(token.is_alive());
+    });
+}
