@@ -14,6 +14,10 @@ mod shim;
 mod token;
 mod tools;
 
+pub use keyhaven_pkcs11_shim::{
+    seen::ObjectSeen,
+    tapped::{Direction, Tapped},
+};
 pub use kind::{ModuleKind, UnknownModule};
 pub use reexec::{Reexec, reexec, test_name_of};
 pub use shim::{Shim, ShimReport};
