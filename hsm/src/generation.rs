@@ -18,7 +18,7 @@ use cryptoki::{
 
 use keyhaven_types::HashAlgorithm;
 
-use crate::{Error, Module, Pin, TokenInfo, Uri, hkdf, session::OpenSession, token};
+use crate::{Error, Module, Pin, TokenInfo, Uri, hkdf, session::OpenSession, slot};
 
 /// A login and its anchor session.
 pub(crate) struct Generation {
@@ -68,7 +68,7 @@ impl Generation {
         number: u64,
     ) -> Result<(Self, TokenInfo), Error> {
         let _inside = module.enter()?;
-        let (slot, info) = token::find_slot(module, uri)?;
+        let (slot, info) = slot::find_slot(module, uri)?;
         if module.was_refused(&info.serial, pin) {
             return Err(Error::PinRefused {
                 token: info.label,

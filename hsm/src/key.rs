@@ -1,7 +1,7 @@
 //! Private keys in a token: found once, bound to their public part, used through a session copy.
 //!
 //! Signing is `worker`'s business. Invariant: a key is exactly one object, and its first signature in each login is
-//! verified against the public key that it was loaded for.
+//! verified against the public key that it was loaded for; a scheme that it was not seen to sign with is not offered.
 
 use std::{
     fmt,
@@ -18,7 +18,8 @@ use cryptoki::{
 use keyhaven_types::{KeyAlgorithm, SignatureScheme};
 
 use crate::{
-    Error, Token, Uri, generation::Generation, session::OpenSession, sign, spki::PublicKey, uri,
+    Error, FaultClass, Token, Uri, generation::Generation, session::OpenSession, sign,
+    spki::PublicKey, uri,
 };
 
 /// A private key in a token. Clones are the same key.
@@ -30,6 +31,8 @@ struct Inner {
     uri: Uri,
     label: String,
     public: PublicKey,
+    /// Proven, in order of preference.
+    schemes: Vec<SignatureScheme>,
     warnings: Vec<String>,
     /// The login and the handle it has there.
     place: Mutex<(u64, ObjectHandle)>,
@@ -52,12 +55,16 @@ impl PrivateKey {
         let object = find(&anchor, token, uri)?;
         let (label, warnings) = inspect(&anchor, object, &public)?;
         let handle = session_copy(&anchor, object, &label)?;
-        prove(&anchor, handle, &label, &public)?;
+        drop(anchor);
+        // A refused scheme may leave something active in the session, so that it is one for this alone.
+        let session = token.open_session(generation)?;
+        let schemes = prove(&session, handle, &label, &public)?;
         Ok(Self(Arc::new(Inner {
             token: token.clone(),
             uri: uri.clone(),
             label,
             public,
+            schemes,
             warnings,
             place: Mutex::new((generation.number, handle)),
             signatures: AtomicU64::new(0),
@@ -69,9 +76,9 @@ impl PrivateKey {
         self.0.public.algorithm()
     }
 
-    /// The schemes that it was proven to sign with, in order of preference.
+    /// The schemes that it was proven to sign with when it was loaded, in order of preference; never none.
     pub fn schemes(&self) -> &[SignatureScheme] {
-        SignatureScheme::of(self.algorithm())
+        &self.0.schemes
     }
 
     /// Its public part, DER SubjectPublicKeyInfo.
@@ -291,26 +298,50 @@ fn session_copy(
     }
 }
 
-/// The proof that the handle is the certificate's key.
+/// The proof that the handle is the certificate's key, and with which schemes it signs. A module may know less than
+/// its key's kind allows: some cloud services bind a key to one scheme.
 fn prove(
     session: &OpenSession,
     handle: ObjectHandle,
     label: &str,
     public: &PublicKey,
-) -> Result<(), Error> {
-    let schemes = SignatureScheme::of(public.algorithm());
-    let Some(&scheme) = schemes.first() else {
-        return Err(Error::answer("loading a key", "no signature scheme"));
-    };
-    let signature = sign::sign(session, handle, scheme, PROOF_MESSAGE)?;
-    if public.verifies(scheme, PROOF_MESSAGE, &signature) {
-        return Ok(());
+) -> Result<Vec<SignatureScheme>, Error> {
+    let mut proven = Vec::new();
+    let mut refused = None;
+    let mut is_another = false;
+    for &scheme in SignatureScheme::of(public.algorithm()) {
+        match sign::sign(session, handle, scheme, PROOF_MESSAGE) {
+            Ok(signature) if public.verifies(scheme, PROOF_MESSAGE, &signature) => {
+                proven.push(scheme);
+            }
+            Ok(_) => {
+                tracing::debug!(key = label, ?scheme, "a signature does not verify");
+                is_another = true;
+            }
+            Err(error) if is_lost(&error) => return Err(error),
+            Err(error) => {
+                tracing::debug!(key = label, ?scheme, %error, "the token refuses a scheme");
+                refused.get_or_insert(error);
+            }
+        }
     }
-    Err(Error::KeyMismatch {
-        key: label.to_owned(),
-        reason: "a signature made with it does not verify with the certificate's public key"
-            .to_owned(),
-    })
+    match (proven.is_empty(), refused) {
+        (false, _) => Ok(proven),
+        (true, Some(error)) if !is_another => Err(error),
+        _ => Err(Error::KeyMismatch {
+            key: label.to_owned(),
+            reason: "a signature made with it does not verify with the certificate's public key"
+                .to_owned(),
+        }),
+    }
+}
+
+/// A failure that says nothing of the scheme.
+fn is_lost(error: &Error) -> bool {
+    matches!(
+        error.fault_class(),
+        Some(FaultClass::SessionLost | FaultClass::Busy | FaultClass::Pin)
+    )
 }
 
 /// One EC or Ed25519 signature in so many is verified before it is used.

@@ -27,6 +27,7 @@ mod raw;
 mod selftest;
 mod session;
 mod sign;
+mod slot;
 mod spki;
 mod start_lock;
 mod template;

@@ -46,6 +46,37 @@ pub struct Check {
 }
 
 impl Profile {
+    /// What this profile proves and `now` does not, in words; nothing when `now` proves as much.
+    pub(crate) fn lost_in(&self, now: &Self) -> Vec<String> {
+        let mut lost = Vec::new();
+        for group in &self.groups {
+            if !now.groups.contains(group) {
+                lost.push(format!("exchanges with {}", group.as_str()));
+            }
+        }
+        for (what, before, after) in [
+            ("HKDF-Extract", &self.extract, &now.extract),
+            ("the TLS 1.2 PRF", &self.prf, &now.prf),
+            ("TLS 1.3 master secrets", &self.master13, &now.master13),
+            ("TLS 1.3 schedules", &self.schedule13, &now.schedule13),
+            ("TLS 1.2 schedules", &self.schedule12, &now.schedule12),
+        ] {
+            for (group, hash) in before.iter().filter(|pair| !after.contains(pair)) {
+                lost.push(format!("{what} with {} and {hash:?}", group.as_str()));
+            }
+        }
+        for (what, before, after) in [
+            ("the vault", self.vault, now.vault),
+            ("bytes before a secret", self.prepends, now.prepends),
+            ("ML-KEM", self.ml_kem, now.ml_kem),
+        ] {
+            if before && !after {
+                lost.push(what.to_owned());
+            }
+        }
+        lost
+    }
+
     /// The level of a TLS 1.3 handshake with this group and hash.
     pub fn level13(&self, group: NamedGroup, hash: HashAlgorithm) -> CustodyLevel {
         let pair = (group, hash);
@@ -70,6 +101,51 @@ impl Profile {
             CustodyLevel::Premaster
         } else {
             CustodyLevel::Signature
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn profile() -> Profile {
+        let pairs = vec![(NamedGroup::X25519, HashAlgorithm::Sha256)];
+        Profile {
+            tls12: CustodyLevel::Schedule,
+            tls13: CustodyLevel::Schedule,
+            groups: vec![NamedGroup::X25519],
+            prf: pairs.clone(),
+            extract: pairs.clone(),
+            master13: pairs.clone(),
+            schedule13: pairs.clone(),
+            schedule12: pairs,
+            vault: true,
+            prepends: true,
+            ml_kem: true,
+            checks: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn whatever_is_no_longer_proven_is_named() {
+        assert!(profile().lost_in(&profile()).is_empty());
+        let takes: [fn(&mut Profile); 9] = [
+            |now| now.groups.clear(),
+            |now| now.prf.clear(),
+            |now| now.extract.clear(),
+            |now| now.master13.clear(),
+            |now| now.schedule13.clear(),
+            |now| now.schedule12.clear(),
+            |now| now.vault = false,
+            |now| now.prepends = false,
+            |now| now.ml_kem = false,
+        ];
+        for take in takes {
+            let mut now = profile();
+            take(&mut now);
+            assert_eq!(profile().lost_in(&now).len(), 1);
+            assert!(now.lost_in(&profile()).is_empty(), "more is no loss");
         }
     }
 }

@@ -1,7 +1,8 @@
 //! One token, logged in, and put together again when it was lost.
 //!
 //! Sessions for work belong to `worker`, keys to `key`, the self-tests to `selftest`. Invariant: exactly one token
-//! fits the URI at each (re)connection, and a refused PIN ends all attempts.
+//! fits the URI at each (re)connection, a refused PIN ends all attempts, and a token that was proven is there only while
+//! it proves as much.
 
 use std::{
     fmt,
@@ -15,8 +16,8 @@ use std::{
 use cryptoki::{
     object::{Attribute, ObjectClass},
     session::SessionState,
-    slot::Slot,
 };
+use keyhaven_types::HashAlgorithm;
 
 use crate::{
     Error, FaultClass, Module, Pin, PrivateKey, Profile, TokenInfo, Uri, VaultPurpose,
@@ -26,6 +27,7 @@ use crate::{
     quirks::{Quirks, Ways},
     selftest,
     session::OpenSession,
+    slot::find_slot,
     vault::store::Store,
 };
 
@@ -42,6 +44,8 @@ pub(crate) struct Inner {
     quirks: &'static Quirks,
     /// The module's ways, as the self-tests last chose them.
     ways: RwLock<Ways>,
+    /// What the token proved at first, and must prove after every loss.
+    proven: Mutex<Option<Profile>>,
     state: Mutex<State>,
     /// Objects whose owners were dropped on a thread without a session; workers destroy them. It never holds
     /// more than the objects that were alive.
@@ -90,6 +94,7 @@ impl Token {
             info,
             quirks,
             ways: RwLock::new(Ways::first_of(quirks)),
+            proven: Mutex::new(None),
             state: Mutex::new(State {
                 current: generation,
                 next_attempt: Instant::now(),
@@ -122,17 +127,48 @@ impl Token {
             .map_err(|error| self.failed(&generation, error))
     }
 
-    /// Runs the self-tests, on objects that are thrown away, and says what the token proved.
+    /// Runs the self-tests, on objects that are thrown away, and says what the token proved. From then on the token
+    /// is there only as long as it proves as much: the self-tests are run again after each reconnection, and a token
+    /// that proves less stays away.
     ///
     /// # Errors
-    /// When the token is away. What it cannot do is in the [`Profile`].
+    /// When the token is away, or proves less than it did. What it cannot do is in the [`Profile`].
     pub fn prove(&self) -> Result<Profile, Error> {
         let generation = self.generation()?;
-        let session = self.open_session(&generation)?;
         let _inside = self.enter(&generation)?;
+        let profile = self
+            .prove_in(&generation)
+            .map_err(|error| self.failed(&generation, error))?;
+        let mut proven = self.0.proven.lock().unwrap_or_else(PoisonError::into_inner);
+        *proven = Some(profile.clone());
+        Ok(profile)
+    }
+
+    /// The self-tests in this login.
+    fn prove_in(&self, generation: &Generation) -> Result<Profile, Error> {
+        let _inside = self.0.module.enter()?;
+        let session = OpenSession::open(&self.0.module, generation.slot)?;
         let (profile, ways) = selftest::run(&session, self.quirks());
+        let before = self.proven();
+        let lost = before.map(|before| before.lost_in(&profile));
+        let lost = lost.unwrap_or_default();
+        if !lost.is_empty() {
+            let reason = format!("it no longer proves {}", lost.join(", "));
+            return Err(self.unavailable(&reason));
+        }
+        if !profile.master13.is_empty() {
+            for hash in [HashAlgorithm::Sha256, HashAlgorithm::Sha384] {
+                generation.zeros(hash)?;
+            }
+        }
         *self.0.ways.write().unwrap_or_else(PoisonError::into_inner) = ways;
         Ok(profile)
+    }
+
+    /// What the token must prove after each loss; nothing before [`Token::prove`].
+    fn proven(&self) -> Option<Profile> {
+        let proven = self.0.proven.lock();
+        proven.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// A cheap operation that needs the login and the token's own storage; reconnects when the token was lost.
@@ -288,7 +324,11 @@ impl Token {
             Err(error) if is_absent(&error) && self.0.module.restart() => open(),
             opened => opened,
         };
-        opened.map(|(generation, _)| Arc::new(generation))
+        let (generation, _) = opened?;
+        if self.proven().is_some() {
+            self.prove_in(&generation)?;
+        }
+        Ok(Arc::new(generation))
     }
 
     /// Looks at a failure: when it says that the login or the module is lost, the generation is given up.
@@ -363,41 +403,6 @@ impl Inner {
 impl fmt::Debug for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Token({:?})", self.0.info.label)
-    }
-}
-
-/// The one initialised token that has every attribute the URI names.
-pub(crate) fn find_slot(module: &Module, uri: &Uri) -> Result<(Slot, TokenInfo), Error> {
-    let fits = |wanted: Option<&str>, is: &str| wanted.is_none_or(|wanted| wanted == is);
-    let (mut fitting, others): (Vec<_>, Vec<_>) = module
-        .slots()?
-        .into_iter()
-        .filter(|(_, info)| info.initialized)
-        .partition(|(_, info)| {
-            fits(uri.token(), &info.label)
-                && fits(uri.serial(), &info.serial)
-                && fits(uri.manufacturer(), &info.manufacturer)
-                && fits(uri.model(), &info.model)
-                && uri.slot_id().is_none_or(|id| id == info.slot_id)
-        });
-    let names = |tokens: &[(Slot, TokenInfo)]| {
-        let name =
-            |(_, info): &(Slot, TokenInfo)| format!("`{}` (serial {})", info.label, info.serial);
-        tokens.iter().map(name).collect::<Vec<_>>()
-    };
-    match (fitting.pop(), fitting.is_empty()) {
-        (Some(only), true) => Ok(only),
-        (None, _) => Err(Error::TokenNotFound {
-            wanted: uri.to_string(),
-            found: names(&others),
-        }),
-        (Some(last), false) => {
-            fitting.push(last);
-            Err(Error::TokenAmbiguous {
-                wanted: uri.to_string(),
-                found: names(&fitting),
-            })
-        }
     }
 }
 

@@ -68,7 +68,7 @@ impl Worker {
         scheme: SignatureScheme,
         message: &[u8],
     ) -> Result<Vec<u8>, Error> {
-        if !SignatureScheme::of(key.algorithm()).contains(&scheme) {
+        if !key.schemes().contains(&scheme) {
             return Err(Error::Scheme {
                 algorithm: key.algorithm(),
                 scheme,

@@ -179,3 +179,42 @@ fn absent_and_ambiguous_keys_are_errors_that_list_what_there_is() {
         .unwrap_err();
     assert!(matches!(error, Error::NotAPrivateKey { .. }), "{error}");
 }
+
+/// A key is offered with what it was seen to sign with, and asked for nothing else.
+#[test]
+fn a_scheme_that_is_refused_or_wrong_is_not_offered() {
+    use SignatureScheme::{RsaPkcs1Sha256, RsaPkcs1Sha384, RsaPkcs1Sha512, RsaPssRsaeSha256};
+    let test = fresh_token!();
+    let spki = import(&test, "rsa2048", "k", "01");
+    let shim = test.shim();
+    let token = common::open_module(&test, &shim.module());
+    let load = || token.load_key(&uri("pkcs11:object=k"), &spki);
+    for fault in [
+        "C_SignInit error 0x70 of CKM_RSA_PKCS_PSS",
+        "C_Sign error 0x71 of CKM_RSA_PKCS_PSS",
+        "C_Sign corrupt of CKM_RSA_PKCS_PSS",
+    ] {
+        shim.set_faults(fault);
+        let key = load().unwrap();
+        assert_eq!(
+            key.schemes(),
+            [RsaPkcs1Sha256, RsaPkcs1Sha384, RsaPkcs1Sha512],
+            "{fault}"
+        );
+        let workers = Workers::start(1, 8).unwrap();
+        let (good, bad) = on_worker(&workers, move |worker| {
+            let good = worker.sign(&key, RsaPkcs1Sha256, b"m");
+            (good, worker.sign(&key, RsaPssRsaeSha256, b"m"))
+        });
+        assert!(good.is_ok(), "{fault}: {good:?}");
+        assert!(matches!(bad, Err(Error::Scheme { .. })), "{fault}: {bad:?}");
+    }
+    shim.set_faults("C_SignInit error 0x70");
+    let error = load().unwrap_err();
+    assert!(matches!(error, Error::Token { .. }), "{error}");
+    shim.set_faults("C_Sign corrupt");
+    let error = load().unwrap_err();
+    assert!(matches!(error, Error::KeyMismatch { .. }), "{error}");
+    shim.clear_faults();
+    assert_eq!(load().unwrap().schemes().len(), 6);
+}

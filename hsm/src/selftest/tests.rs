@@ -11,12 +11,12 @@ use super::*;
 use crate::{
     Module, TokenInfo,
     quirks::{Ems, KeyBlock, X25519},
-    token,
+    slot,
 };
 
 fn open(test: &keyhaven_softhsm_test::TestToken) -> (OpenSession, TokenInfo) {
     let module = Module::load_with(Some(test.module()), test.init_args().as_deref()).unwrap();
-    let (slot, info) = token::find_slot(&module, &test.uri().parse().unwrap()).unwrap();
+    let (slot, info) = slot::find_slot(&module, &test.uri().parse().unwrap()).unwrap();
     (OpenSession::open(&module, slot).unwrap(), info)
 }
 

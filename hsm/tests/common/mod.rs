@@ -33,6 +33,13 @@ pub fn open_with(test: &TestToken, uri: &str, pin: &str) -> Result<Token, Error>
     Token::open(&module, &uri.parse().unwrap(), Pin::new(pin.to_owned()))
 }
 
+/// Opens the token by way of this module: one that stands before the token's own.
+pub fn open_module(test: &TestToken, module: &Path) -> Token {
+    let module = Module::load_with(Some(module), test.init_args().as_deref()).unwrap();
+    let pin = Pin::new(test.pin().to_owned());
+    Token::open(&module, &test.uri().parse().unwrap(), pin).unwrap()
+}
+
 /// Makes a key of this kind (`ec256`, `ec384`, `rsa2048`, `rsa3072`, `ed25519`) outside and imports it; gives its
 /// public part.
 pub fn import(test: &TestToken, kind: &str, label: &str, id: &str) -> Vec<u8> {
