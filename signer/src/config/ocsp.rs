@@ -44,9 +44,9 @@ pub(super) enum Unfit {
 }
 
 impl Unfit {
-    /// Whether it once was fit: the file must be fetched anew, nothing is wrong with the configuration.
+    /// Whether a newer file will do: a certificate is often renewed before its response is.
     pub(super) fn is_of_the_moment(self) -> bool {
-        !matches!(self, Self::Form | Self::Another)
+        self != Self::Form
     }
 }
 

@@ -34,6 +34,8 @@ pub(crate) struct Metrics {
 #[derive(Default)]
 struct Asked {
     when: Option<Instant>,
+    /// What was asked about.
+    policy: Weak<Policy>,
     states: Vec<TokenState>,
     /// Questions that may still be with their tokens, by the tokens' names.
     open: HashMap<String, Weak<()>>,
@@ -64,11 +66,13 @@ impl Metrics {
         text::of(&self.counters, &policy, &states)
     }
 
-    async fn states(&self, policy: &Policy) -> Vec<TokenState> {
+    async fn states(&self, policy: &Arc<Policy>) -> Vec<TokenState> {
         let mut asked = self.asked.lock().await;
-        if asked
-            .when
-            .is_some_and(|when| when.elapsed() < ANSWER_STANDS)
+        let this = Arc::downgrade(policy);
+        if Weak::ptr_eq(&asked.policy, &this)
+            && asked
+                .when
+                .is_some_and(|when| when.elapsed() < ANSWER_STANDS)
         {
             return asked.states.clone();
         }
@@ -81,6 +85,7 @@ impl Metrics {
             });
         }
         asked.when = Some(Instant::now());
+        asked.policy = this;
         asked.states.clone_from(&states);
         states
     }

@@ -30,7 +30,7 @@ use crate::{
     config::{Config, Raw},
     counters::Counters,
     policy::{Policy, Shared},
-    startup::{Inventory, SiteFacts, StartErrors, Terminal},
+    startup::{Change, Inventory, SiteFacts, StartErrors, Terminal},
 };
 
 use fixed::Fixed;
@@ -186,13 +186,13 @@ impl Reloader {
     /// Reads, opens, and takes over, or says why not.
     fn reload(&mut self, cause: Cause) {
         match self.try_reload(cause) {
-            Ok(()) => {
-                Counters::add(&self.counters.reloaded);
-                self.failed_look = None;
-            }
+            Ok(()) => self.failed_look = None,
             Err(refused) => {
                 Counters::add(&self.counters.reload_refused);
-                let said = error_chain(&refused);
+                // Problems come on many lines; the log has one for each event.
+                let said = error_chain(&refused)
+                    .replace("\n  ", "; ")
+                    .replace('\n', " | ");
                 if cause == Cause::Signal || self.failed_look.as_ref() != Some(&said) {
                     tracing::error!(
                         config = %self.path.display(),
@@ -228,8 +228,8 @@ impl Reloader {
             );
         }
         let changes = SiteFacts::changes(&self.facts, &opened.facts);
-        changes.iter().for_each(crate::startup::Change::log);
         self.take_over(opened.policy);
+        changes.iter().for_each(Change::log);
         tracing::info!(
             config = %self.path.display(),
             cause = if cause == Cause::Signal { "SIGHUP" } else { "files" },
@@ -250,6 +250,7 @@ impl Reloader {
     fn take_over(&self, policy: Policy) {
         // Handshakes under way keep the old one until they end.
         drop(self.policy.replace(policy));
+        Counters::add(&self.counters.reloaded);
     }
 }
 
