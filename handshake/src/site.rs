@@ -249,6 +249,10 @@ impl Site {
             hello.groups.contains(&offer.group)
                 && suites.iter().any(|suite| hello.suites.contains(suite))
         };
+        let has_version = |offer: &&Offer| {
+            let suites = if is_tls13 { &offer.tls13 } else { &offer.tls12 };
+            !suites.is_empty()
+        };
         let keeps_level = |offer: &&Offer| offer.level.is_none() || self.prefer_hybrid;
         let offer = self
             .offers
@@ -259,6 +263,7 @@ impl Site {
             .or_else(|| self.offers.iter().filter(can).find(keeps_level))
             .or_else(|| self.offers.iter().find(can))
             // With nothing in common rustls finds the right alert.
+            .or_else(|| self.offers.iter().find(has_version))
             .or_else(|| self.offers.first())
             .ok_or_else(|| Refusal::ours(alert::HANDSHAKE_FAILURE, "the site offers nothing"))?;
         let version_level = if is_tls13 { self.tls13 } else { self.tls12 };

@@ -255,6 +255,22 @@ fn assert_refused(bench: &Bench, offer: &Offer, alert: u8) {
     );
 }
 
+/// At `signature` the hybrid group comes first, and TLS 1.2 does not have it.
+#[test]
+fn s11_a_tls12_client_with_nothing_in_common_gets_handshake_failure() {
+    let token = fresh_token!();
+    let setup = Setup {
+        custody_max: CustodyLevel::Signature,
+        ..Setup::default()
+    };
+    let bench = Bench::new(&token, &setup);
+    let offer = Offer {
+        suite: Some(RSA_AES_128),
+        ..Offer::new(&TLS12)
+    };
+    assert_refused(&bench, &offer, alert::HANDSHAKE_FAILURE);
+}
+
 #[test]
 fn s11_what_cannot_be_served_gets_its_alert() {
     let token = fresh_token!();
