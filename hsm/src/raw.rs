@@ -340,8 +340,30 @@ impl Raw {
         data: &[u8],
         out: &mut [u8],
     ) -> Result<usize> {
+        self.decrypt_with(session, CK_MECHANISM::from(mechanism), key, data, out)
+    }
+
+    /// The same with a mechanism that has no parameters.
+    pub(crate) fn decrypt_bare(
+        &self,
+        session: &Session,
+        id: CK_MECHANISM_TYPE,
+        key: ObjectHandle,
+        data: &[u8],
+        out: &mut [u8],
+    ) -> Result<usize> {
+        self.decrypt_with(session, bare(id), key, data, out)
+    }
+
+    fn decrypt_with(
+        &self,
+        session: &Session,
+        mut mechanism: CK_MECHANISM,
+        key: ObjectHandle,
+        data: &[u8],
+        out: &mut [u8],
+    ) -> Result<usize> {
         let init = function(self.list.C_DecryptInit)?;
-        let mut mechanism = CK_MECHANISM::from(mechanism);
         // SAFETY: the mechanism's parameters are borrowed by the caller, past this call.
         let rv = unsafe { init(session.handle(), &raw mut mechanism, key.handle()) };
         Rv::from(rv).into_result(Function::DecryptInit)?;

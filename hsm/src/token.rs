@@ -20,9 +20,10 @@ use cryptoki::{
 use keyhaven_types::HashAlgorithm;
 
 use crate::{
-    Error, FaultClass, Module, Pin, PrivateKey, Profile, TokenInfo, Uri, VaultPurpose,
+    Error, FaultClass, HoldCheck, Module, Pin, PrivateKey, Profile, TokenInfo, Uri, VaultPurpose,
     gate::Inside,
     generation::{Counted, Generation},
+    hold,
     queue::Queue,
     quirks::{Quirks, Ways},
     selftest,
@@ -163,6 +164,21 @@ impl Token {
         }
         *self.0.ways.write().unwrap_or_else(PoisonError::into_inner) = ways;
         Ok(profile)
+    }
+
+    /// Attacks throw-away objects as somebody could who has the login, and says what the module refused. The
+    /// self-tests are run first where they were not yet, since they find out how the module wants to be spoken to.
+    ///
+    /// # Errors
+    /// When the token is away.
+    pub fn examine_hold(&self) -> Result<Vec<HoldCheck>, Error> {
+        if self.proven().is_none() {
+            self.prove()?;
+        }
+        let generation = self.generation()?;
+        let session = self.open_session(&generation)?;
+        let _inside = self.enter(&generation)?;
+        Ok(hold::examine(&session, &self.ways()))
     }
 
     /// What the token must prove after each loss; nothing before [`Token::prove`].
