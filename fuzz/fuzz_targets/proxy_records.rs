@@ -6,7 +6,10 @@
 use std::time::Instant;
 
 use keyhaven_proxy::{
-    flight::{FinishedReader, FinishedStep, HelloReader, KeyExchangeReader, Tolerance},
+    flight::{
+        ClientFlightReader, FinishedReader, FinishedStep, FlightPart, HelloReader,
+        KeyExchangeReader, Tolerance,
+    },
     record::{Generation, ReadKey, WriteKey},
     session::{Batch, Event, Inbound},
 };
@@ -40,9 +43,15 @@ fuzz_target!(|input: (bool, u8, Vec<Part<'_>>)| {
             assert!(hello.end <= stream.len() && hello.records.len() <= hello.end);
         }
     }
-    if let Ok(Some(len)) = KeyExchangeReader::default().read(&stream) {
-        assert!(len <= stream.len());
+    for mut reader in [KeyExchangeReader::default(), KeyExchangeReader::resumed()] {
+        if let Ok(Some(len)) = reader.read(&stream) {
+            assert!(len <= stream.len());
+        }
     }
+    assert_eq!(
+        client_flight(&stream, stream.len().max(1)),
+        client_flight(&stream, piece)
+    );
 });
 
 fn key() -> TrafficKey {
@@ -114,4 +123,22 @@ fn finished(stream: &[u8], piece: usize) -> Option<Result<Vec<u8>, String>> {
         }
     }
     None
+}
+
+/// What goes on to the signer, and the first refusal.
+fn client_flight(stream: &[u8], piece: usize) -> (Vec<Vec<u8>>, Option<String>) {
+    let (mut reader, mut tolerance) = (ClientFlightReader::default(), Tolerance::default());
+    let (mut passed, mut buffer) = (Vec::new(), Vec::new());
+    for piece in stream.chunks(piece) {
+        buffer.extend_from_slice(piece);
+        loop {
+            match reader.read(&buffer, &mut tolerance) {
+                Ok(Some(FlightPart::Skipped { len })) => drop(buffer.drain(..len)),
+                Ok(Some(FlightPart::Passed { len })) => passed.push(buffer.drain(..len).collect()),
+                Ok(None) => break,
+                Err(error) => return (passed, Some(format!("{error:?}"))),
+            }
+        }
+    }
+    (passed, None)
 }

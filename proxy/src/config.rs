@@ -52,8 +52,11 @@ pub enum ProxyProtocol {
     /// No header.
     #[default]
     None,
-    /// The binary header.
+    /// The binary header with the client's address.
     V2,
+    /// And with what TLS has found out about the client.
+    #[serde(rename = "v2-tls")]
+    V2Tls,
 }
 
 /// Bounds and deadlines of connections.

@@ -2,10 +2,11 @@
 //!
 //! The order is the point: handshake, then keys, then the backend, then data. Leaves each step to its own room.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{io, net::SocketAddr, sync::Arc};
 
 use keyhaven_service::shutdown::Shutdown;
 use keyhaven_types::Identity;
+use keyhaven_wire::Established;
 use tokio::{net::TcpStream, time::Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -14,7 +15,8 @@ use crate::{
     client::say_goodbye,
     config::{Limits, ProxyProtocol},
     crowd::{Crowd, Place},
-    handshake::{Handshake, HandshakeError, ReportRoom},
+    handshake::{Failed, Handshake, HandshakeError, ReportRoom, Unlocked},
+    proxy_protocol,
     pump::{Buffers, Session, Stop, Traffic},
     record::plain_alert,
     report::{Report, chain},
@@ -50,13 +52,14 @@ pub(crate) async fn serve(
     let shaken = Box::pin(handshake(&context, &client, peer, &mut report)).await;
     drop(in_handshake);
     let traffic = Traffic::new();
-    let session = match shaken {
+    let (header, session) = match shaken {
         Ok(unlocked) => {
             report.established(&unlocked.established);
-            Session::new(&context, &client, &traffic, unlocked)
+            let header = header(&context, &client, peer, &unlocked.established);
+            (header, Session::new(&context, &client, &traffic, unlocked))
         }
-        Err(error) => {
-            let alert = error.alert().map(plain_alert);
+        Err(Failed { error, alert }) => {
+            let alert = alert.map(plain_alert);
             let is_ours = error.is_ours();
             let end = chain(&error);
             report.write(&end, is_ours);
@@ -68,7 +71,7 @@ pub(crate) async fn serve(
         }
     };
     let ended = match session {
-        Ok(session) => Box::pin(move_data(&context, &client, peer, session)).await,
+        Ok(session) => Box::pin(move_data(&context, header, session)).await,
         Err(error) => {
             report.write(&chain(&error), true);
             return;
@@ -87,27 +90,38 @@ async fn handshake(
     client: &TcpStream,
     peer: SocketAddr,
     report: &mut Report,
-) -> Result<crate::handshake::Unlocked, HandshakeError> {
+) -> Result<Unlocked, Failed> {
     let run = Handshake::new(context, client, peer).run(Instant::now(), report);
     tokio::select! {
         unlocked = run => unlocked,
-        () = context.cut.cancelled() => Err(HandshakeError::Stopping),
+        () = context.cut.cancelled() => Err(Failed {
+            error: HandshakeError::Stopping,
+            alert: None,
+        }),
     }
+}
+
+/// What the backend is to be told of the client.
+fn header(
+    context: &Context,
+    client: &TcpStream,
+    peer: SocketAddr,
+    established: &Established,
+) -> io::Result<Option<Vec<u8>>> {
+    let wanted = context.proxy_protocol;
+    if wanted == ProxyProtocol::None {
+        return Ok(None);
+    }
+    let server = client.local_addr()?;
+    Ok(proxy_protocol::header(wanted, peer, server, established))
 }
 
 async fn move_data(
     context: &Context,
-    client: &TcpStream,
-    peer: SocketAddr,
+    header: io::Result<Option<Vec<u8>>>,
     session: Session<'_>,
 ) -> Result<(), Stop> {
-    let header = match context.proxy_protocol {
-        ProxyProtocol::None => None,
-        ProxyProtocol::V2 => {
-            let server = client.local_addr().map_err(Stop::Client)?;
-            Some(backend::proxy_protocol_v2(peer, server))
-        }
-    };
+    let header = header.map_err(Stop::Client)?;
     let timeout = context.limits.backend_connect_timeout;
     let connecting = async {
         let backend = backend::connect(&context.backend, timeout, header).await;

@@ -2,8 +2,8 @@
 //!
 //! Leaves to the signer everything that needs a private key or a secret before the session keys, and to the backend
 //! what the bytes mean. Three invariants: no type here can hold a private key or a traffic secret; nothing
-//! reaches the backend before the client's Finished has opened the lock; a key never protects two records with one
-//! nonce.
+//! reaches the backend before the client's Finished has opened the lock or was accepted by the signer; a key never
+//! protects two records with one nonce.
 
 #[cfg(all(feature = "danger-skip-finished-check", not(debug_assertions)))]
 compile_error!(
@@ -20,9 +20,11 @@ mod client;
 mod connection;
 mod crowd;
 mod handshake;
+mod proxy_protocol;
 mod pump;
 mod report;
 mod signers;
+mod suite;
 
 pub mod flight;
 pub mod record;

@@ -3,12 +3,13 @@
 //! Holds names and numbers only; no key, no content. Failures of ours are warnings, everything a client can cause by
 //! itself is information.
 
-use std::{net::SocketAddr, time::Instant};
+use std::{fmt::Write as _, net::SocketAddr, time::Instant};
 
+use aws_lc_rs::digest;
 use keyhaven_types::CustodyLevel;
 use keyhaven_wire::Established;
 
-use crate::signers::SignerName;
+use crate::{signers::SignerName, suite};
 
 /// What is known of a connection so far.
 pub(crate) struct Report {
@@ -30,6 +31,11 @@ struct Facts {
     suite: &'static str,
     level: CustodyLevel,
     alpn: String,
+    resumed: bool,
+    /// The common name in the client's certificate, as far as it may stand in a log.
+    client_name: String,
+    /// The client's certificate, by its hash.
+    client_certificate: String,
     handshake_ms: u64,
 }
 
@@ -51,11 +57,17 @@ impl Report {
     pub(crate) fn established(&mut self, established: &Established) {
         self.server_name.clone_from(&established.server_name);
         let alpn = established.alpn.as_deref().unwrap_or_default();
+        let client = established.client.as_ref();
         self.facts = Some(Facts {
             version: established.version.to_string(),
-            suite: suite_name(established.suite),
+            suite: suite::name(established.suite).standard,
             level: established.level,
             alpn: alpn.escape_ascii().to_string(),
+            resumed: established.resumed,
+            client_name: client.map_or_else(String::new, |client| {
+                client.common_name.escape_debug().to_string()
+            }),
+            client_certificate: client.map_or_else(String::new, |client| fingerprint(&client.leaf)),
             handshake_ms: self.elapsed_ms(),
         });
     }
@@ -73,18 +85,21 @@ impl Report {
         // Not `level`: that is the line's own in JSON.
         let custody = facts.map_or("", |facts| facts.level.as_str());
         let alpn = facts.map_or("", |facts| facts.alpn.as_str());
+        let resumed = facts.map(|facts| facts.resumed);
+        let client_name = facts.map_or("", |facts| facts.client_name.as_str());
+        let client_certificate = facts.map_or("", |facts| facts.client_certificate.as_str());
         let handshake_ms = facts.map(|facts| facts.handshake_ms);
         let (bytes_up, bytes_down) = (self.bytes_up, self.bytes_down);
         let duration_ms = self.elapsed_ms();
         if is_ours {
             tracing::warn!(
-                %client, server_name, version, suite, custody, alpn, signer, signer_address, handshake_ms,
-                bytes_up, bytes_down, duration_ms, end, "connection failed"
+                %client, server_name, version, suite, custody, alpn, resumed, client_name, client_certificate,
+                signer, signer_address, handshake_ms, bytes_up, bytes_down, duration_ms, end, "connection failed"
             );
         } else {
             tracing::info!(
-                %client, server_name, version, suite, custody, alpn, signer, signer_address, handshake_ms,
-                bytes_up, bytes_down, duration_ms, end, "connection ended"
+                %client, server_name, version, suite, custody, alpn, resumed, client_name, client_certificate,
+                signer, signer_address, handshake_ms, bytes_up, bytes_down, duration_ms, end, "connection ended"
             );
         }
     }
@@ -106,18 +121,65 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// The registered name of a suite (RFC 8446, B.4; RFC 5289; RFC 7905).
-fn suite_name(suite: u16) -> &'static str {
-    match suite {
-        0x1301 => "TLS_AES_128_GCM_SHA256",
-        0x1302 => "TLS_AES_256_GCM_SHA384",
-        0x1303 => "TLS_CHACHA20_POLY1305_SHA256",
-        0xc02b => "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256",
-        0xc02c => "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384",
-        0xc02f => "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256",
-        0xc030 => "TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384",
-        0xcca8 => "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256",
-        0xcca9 => "TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256",
-        _ => "unknown",
+/// The SHA-256 of a certificate in hexadecimal, as tools show it.
+fn fingerprint(certificate: &[u8]) -> String {
+    let digest = digest::digest(&digest::SHA256, certificate);
+    digest
+        .as_ref()
+        .iter()
+        .fold(String::new(), |mut text, byte| {
+            // Writing to a text cannot fail.
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use keyhaven_types::{AeadAlgorithm, Secret, TlsVersion};
+    use keyhaven_wire::{ClientCertificate, ConnectionId, TrafficKey};
+
+    #[test]
+    fn a_certificate_is_shown_by_its_sha_256() {
+        // FIPS 180-4, "abc".
+        assert_eq!(
+            fingerprint(b"abc"),
+            "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+        );
+    }
+
+    #[test]
+    fn a_common_name_cannot_break_the_line() {
+        let key = || TrafficKey {
+            aead: AeadAlgorithm::Aes128Gcm,
+            key: Secret::new(vec![1; 16]),
+            iv: Secret::new(vec![1; 12]),
+            seq: 0,
+        };
+        let mut report = Report::new(([127, 0, 0, 1], 1).into());
+        report.established(&Established {
+            connection: ConnectionId([1; 32]),
+            version: TlsVersion::Tls13,
+            suite: 0x1301,
+            write: key(),
+            read: key(),
+            rekey_write: Vec::new(),
+            rekey_read: Vec::new(),
+            lifetime_s: 60,
+            server_name: String::new(),
+            alpn: None,
+            level: CustodyLevel::Premaster,
+            tickets: Vec::new(),
+            resumed: true,
+            client: Some(ClientCertificate {
+                leaf: b"abc".to_vec(),
+                common_name: "Zo\u{eb}\n\u{1b}[31m\u{202e}".to_owned(),
+            }),
+        });
+        let facts = report.facts.unwrap();
+        assert_eq!(facts.client_name, "Zo\u{eb}\\n\\u{1b}[31m\\u{202e}");
+        assert_eq!(facts.client_certificate, fingerprint(b"abc"));
+        assert!(facts.resumed);
     }
 }

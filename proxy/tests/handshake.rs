@@ -258,17 +258,6 @@ async fn a_dead_backend_is_an_alert_after_the_handshake() {
 }
 
 #[tokio::test]
-async fn the_backend_learns_the_client_by_proxy_protocol() {
-    let mut house = House::with(limits(), 1, ProxyProtocol::V2, true).await;
-    let (client, mut backend) = house.established().await;
-    let mut header = [0; 28];
-    backend.read_exact(&mut header).await.unwrap();
-    assert_eq!(&header[..16], b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c");
-    let port = client.stream.local_addr().unwrap().port();
-    assert_eq!(header[24..26], port.to_be_bytes());
-}
-
-#[tokio::test]
 async fn slow_clients_are_closed() {
     let quick = Limits {
         client_hello_timeout: Duration::from_millis(50),

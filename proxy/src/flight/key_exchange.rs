@@ -1,4 +1,5 @@
-//! Collects a TLS 1.2 client's second flight: ClientKeyExchange, ChangeCipherSpec, Finished (RFC 5246, 7.3).
+//! Collects a TLS 1.2 client's second flight: ClientKeyExchange, ChangeCipherSpec, Finished, with a certificate and
+//! its CertificateVerify around the first where it was asked for (RFC 5246, 7.3); or, resumed, the last two alone.
 //!
 //! Only finds its end, so that it travels in one call; the signer judges every record. Whatever is not the
 //! expected order is passed on at once, and gets its alert there. At most [`CONTINUE_BYTES_MAX`] are collected.
@@ -19,9 +20,18 @@ pub struct KeyExchangeReader {
     position: usize,
     records: usize,
     after_ccs: bool,
+    is_resumed: bool,
 }
 
 impl KeyExchangeReader {
+    /// Reads the flight of a resumed session: nothing comes before its ChangeCipherSpec.
+    pub fn resumed() -> Self {
+        Self {
+            is_resumed: true,
+            ..Self::default()
+        }
+    }
+
     /// Looks at the buffer, whose start is the same as in the call before: the length of what goes to the signer, or
     /// `None` while bytes are missing. After a length, the next call starts behind it.
     pub fn read(&mut self, buffer: &[u8]) -> Result<Option<usize>, FlightError> {
@@ -63,7 +73,7 @@ impl KeyExchangeReader {
             }
             match record.content_type {
                 _ if self.after_ccs => return Ok(Some(self.position)),
-                content_type::HANDSHAKE => {}
+                content_type::HANDSHAKE if !self.is_resumed => {}
                 content_type::CHANGE_CIPHER_SPEC => self.after_ccs = true,
                 _ => return Ok(Some(self.position)),
             }
@@ -109,6 +119,37 @@ mod tests {
         let both = [second.clone(), third.clone()].concat();
         assert_eq!(reader.read(&both), Ok(Some(second.len())));
         assert_eq!(reader.read(&third), Ok(Some(third.len())));
+    }
+
+    #[test]
+    fn certificate_and_proof_go_along_in_as_many_records_as_they_take() {
+        let flight = [
+            record(22, 16_384),
+            record(22, 9_000),
+            record(22, 66),
+            record(22, 110),
+            record(20, 1),
+            record(22, 40),
+        ]
+        .concat();
+        let mut reader = KeyExchangeReader::default();
+        assert_eq!(reader.read(&flight[..flight.len() - 1]), Ok(None));
+        assert_eq!(reader.read(&flight), Ok(Some(flight.len())));
+    }
+
+    #[test]
+    fn a_resumed_flight_is_a_change_and_one_record() {
+        let flight = [record(20, 1), record(22, 40)].concat();
+        let mut reader = KeyExchangeReader::resumed();
+        for cut in 0..flight.len() {
+            assert_eq!(reader.read(&flight[..cut]), Ok(None), "{cut}");
+        }
+        let with_more = [flight.clone(), record(23, 100)].concat();
+        assert_eq!(reader.read(&with_more), Ok(Some(flight.len())));
+        // A key exchange has no place in it: the signer says so at once.
+        let key_exchange = [record(22, 66), flight].concat();
+        let first = Ok(Some(record(22, 66).len()));
+        assert_eq!(KeyExchangeReader::resumed().read(&key_exchange), first);
     }
 
     #[test]

@@ -3,10 +3,12 @@
 //! Decides where a flight ends and what can never be one; the signer judges the rest. No I/O: each reader is asked
 //! again whenever the buffer has grown. Nothing here trusts a length before it has been bounded.
 
+mod client_flight;
 mod client_hello;
 mod finished;
 mod key_exchange;
 
+pub use client_flight::{ClientFlightReader, FlightPart};
 pub use client_hello::{Hello, HelloFacts, HelloReader};
 pub use finished::{FinishedReader, FinishedStep, VerifyData};
 pub use key_exchange::KeyExchangeReader;

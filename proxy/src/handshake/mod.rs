@@ -1,15 +1,16 @@
 //! A handshake as the proxy sees it: bytes to the signer, bytes to the client, until there are session keys.
 //!
-//! Leaves every decision of TLS to the signer. In TLS 1.3 keys come only out of the Finished-lock (`unlock`), in TLS
-//! 1.2 only from a signer that has accepted the client's Finished; there is no third way to get an [`Unlocked`].
+//! Leaves every decision of TLS to the signer. Keys come out of the Finished-lock (`unlock`), or from a signer that has
+//! accepted the client's Finished, at the moment that `path` allows; there is no third way to get an [`Unlocked`].
 
+mod error;
 mod outcome;
+mod path;
 mod unlock;
 
-use std::{io, net::SocketAddr};
+use std::net::SocketAddr;
 
 use keyhaven_service::PinnedConnection;
-use keyhaven_types::{TlsVersion, alert};
 use keyhaven_wire::{
     Continue, Established, Expect, HandshakeId, HandshakeReply, Next, Reply, Request,
 };
@@ -21,16 +22,17 @@ use tokio::{
 use crate::{
     client::{Inbox, write_all},
     connection::Context,
-    flight::{FlightError, HelloReader, KeyExchangeReader, Refused, Tolerance},
-    record::{KeyError, RecordError},
+    flight::{ClientFlightReader, FlightPart, HelloReader, KeyExchangeReader, Refused, Tolerance},
     report::Report,
-    signers::{Begun, SignerError},
+    signers::Begun,
 };
+pub(crate) use error::{Failed, HandshakeError};
 use outcome::Outcome;
 pub(crate) use outcome::ReportRoom;
+use path::Path;
 
 /// Calls that one handshake may take: a TLS 1.2 client may send its Finished, 16 bytes, in as many records, and a few
-/// warnings before it; HelloRetryRequest adds one.
+/// warnings before it; HelloRetryRequest adds one. A TLS 1.3 client's flight has bounds of its own.
 const CALLS_MAX: usize = 24;
 
 /// A connection with its keys.
@@ -41,100 +43,6 @@ pub(crate) struct Unlocked {
     pub(crate) rest: Vec<u8>,
     /// The signer that made it.
     pub(crate) signer: usize,
-}
-
-/// Why there is no connection.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum HandshakeError {
-    /// The client broke a rule, and is to get an unprotected alert.
-    #[error("the client sent {0}")]
-    Refused(Refused),
-    /// The client broke a rule after the server's Finished; the alert that the signer sealed has been sent.
-    #[error("the client sent {0}")]
-    RefusedSealed(Refused),
-    /// The signer refused the client and its alert has been sent.
-    #[error("the signer refused the handshake with alert {0} {name}", name = alert::name(*.0))]
-    SignerRefused(u8),
-    /// The client sent an alert.
-    #[error("the client left with alert {0} {name}", name = alert::name(*.0))]
-    ClientAlert(u8),
-    /// The client was too slow with its ClientHello.
-    #[error("no whole ClientHello within client_hello_timeout_ms")]
-    SlowHello,
-    /// The handshake took too long.
-    #[error("no whole handshake within handshake_timeout_ms")]
-    Slow {
-        /// Whether the client can still read an unprotected alert.
-        is_plain: bool,
-    },
-    /// The proxy is stopping and the grace is over.
-    #[error("the proxy is stopping")]
-    Stopping,
-    /// The client's connection broke or ended.
-    #[error("the client's connection ended in the handshake")]
-    Client(#[source] io::Error),
-    /// The signer could not do it.
-    #[error(transparent)]
-    Signer(#[from] SignerError),
-    /// The signer's answer cannot be used.
-    #[error("the signer's answer cannot be used: {0}")]
-    Answer(&'static str),
-    /// As before, after the server's Finished was sent, when only the signer could make an alert.
-    #[error("the signer's answer cannot be used: {0}")]
-    LockedAnswer(&'static str),
-}
-
-impl HandshakeError {
-    /// The unprotected alert that the client is still to get.
-    pub(crate) fn alert(&self) -> Option<u8> {
-        match self {
-            Self::Refused(refused) => Some(refused.alert),
-            Self::Signer(_) | Self::Answer(_) => Some(alert::INTERNAL_ERROR),
-            Self::SlowHello | Self::Slow { is_plain: true } => Some(alert::USER_CANCELED),
-            Self::RefusedSealed(_)
-            | Self::SignerRefused(_)
-            | Self::ClientAlert(_)
-            | Self::Slow { is_plain: false }
-            | Self::Stopping
-            | Self::Client(_)
-            | Self::LockedAnswer(_) => None,
-        }
-    }
-
-    /// Whether something of ours failed, and not the client.
-    pub(crate) fn is_ours(&self) -> bool {
-        matches!(
-            self,
-            Self::Signer(_) | Self::Answer(_) | Self::LockedAnswer(_)
-        )
-    }
-}
-
-impl From<Refused> for HandshakeError {
-    fn from(refused: Refused) -> Self {
-        Self::Refused(refused)
-    }
-}
-
-impl From<FlightError> for HandshakeError {
-    fn from(error: FlightError) -> Self {
-        match error {
-            FlightError::Refused(refused) => Self::Refused(refused),
-            FlightError::ClientAlert(description) => Self::ClientAlert(description),
-        }
-    }
-}
-
-impl From<KeyError> for HandshakeError {
-    fn from(_: KeyError) -> Self {
-        Self::LockedAnswer("a key or IV has the wrong length")
-    }
-}
-
-impl From<RecordError> for HandshakeError {
-    fn from(error: RecordError) -> Self {
-        Self::Refused(error.into())
-    }
 }
 
 /// A handshake's name, and where it lives.
@@ -151,7 +59,10 @@ pub(crate) struct Handshake<'a> {
     peer: SocketAddr,
     inbox: Inbox,
     tolerance: Tolerance,
-    key_exchange: KeyExchangeReader,
+    path: Path,
+    /// One for the whole handshake, from the first TLS 1.2 flight on.
+    key_exchange: Option<KeyExchangeReader>,
+    client_flight: ClientFlightReader,
     /// Whether what the client has got of us so far is whole records, and none of them changes to protected ones.
     is_plain: bool,
 }
@@ -165,7 +76,9 @@ impl<'a> Handshake<'a> {
             peer,
             inbox: Inbox::default(),
             tolerance: Tolerance::default(),
-            key_exchange: KeyExchangeReader::default(),
+            path: Path::default(),
+            key_exchange: None,
+            client_flight: ClientFlightReader::default(),
             is_plain: true,
         }
     }
@@ -173,6 +86,15 @@ impl<'a> Handshake<'a> {
     /// Runs it to its end, within the deadlines that count from `accepted`.
     pub(crate) async fn run(
         mut self,
+        accepted: Instant,
+        report: &mut Report,
+    ) -> Result<Unlocked, Failed> {
+        let unlocked = self.in_time(accepted, report).await;
+        unlocked.map_err(|error| error.failed(self.is_plain))
+    }
+
+    async fn in_time(
+        &mut self,
         accepted: Instant,
         report: &mut Report,
     ) -> Result<Unlocked, HandshakeError> {
@@ -184,10 +106,7 @@ impl<'a> Handshake<'a> {
             .unwrap_or(Err(HandshakeError::SlowHello))?;
         timeout_at(end, self.with_signer(hello, report))
             .await
-            .unwrap_or_else(|_| {
-                let is_plain = self.is_plain;
-                Err(HandshakeError::Slow { is_plain })
-            })
+            .unwrap_or(Err(HandshakeError::Slow))
     }
 
     async fn with_signer(
@@ -216,7 +135,7 @@ impl<'a> Handshake<'a> {
         self.take(&hello, &reply).await?;
         for calls in 1.. {
             let expect = match reply.next {
-                Next::More(_) if calls == CALLS_MAX => break,
+                Next::More(expect) if calls >= CALLS_MAX && expect != Expect::ClientFlight => break,
                 Next::More(expect) => expect,
                 Next::Refused { alert } => {
                     outcome.leave_known();
@@ -228,7 +147,7 @@ impl<'a> Handshake<'a> {
                 }
                 Next::Open(established) => {
                     outcome.leave_known();
-                    return self.opened(begun.signer, *established);
+                    return Ok(self.unlocked(begun.signer, *established));
                 }
             };
             let records = self.next_flight(expect, report).await?;
@@ -237,8 +156,12 @@ impl<'a> Handshake<'a> {
         Err(HandshakeError::Answer("it wants more flights than TLS has"))
     }
 
-    /// Sends a reply's records, and puts back what the signer did not use of `records`.
+    /// Sends a reply's records, and puts back what the signer did not use of `records`. Nothing is sent of a reply
+    /// that may not come now.
     async fn take(&mut self, records: &[u8], reply: &HandshakeReply) -> Result<(), HandshakeError> {
+        self.path
+            .follow(&reply.next)
+            .map_err(HandshakeError::Answer)?;
         let rest = records
             .get(reply.consumed as usize..)
             .ok_or(HandshakeError::Answer("it used more bytes than it got"))?;
@@ -248,7 +171,10 @@ impl<'a> Handshake<'a> {
             .await
             .map_err(HandshakeError::Client)?;
         // Behind a HelloRetryRequest and behind a TLS 1.2 server's first flight nothing is protected yet.
-        self.is_plain = matches!(reply.next, Next::More(_));
+        self.is_plain = matches!(
+            reply.next,
+            Next::More(Expect::ClientHello | Expect::KeyExchange)
+        );
         Ok(())
     }
 
@@ -259,10 +185,9 @@ impl<'a> Handshake<'a> {
     ) -> Result<Vec<u8>, HandshakeError> {
         match expect {
             Expect::ClientHello => self.client_hello(HelloReader::second(), report).await,
-            Expect::KeyExchange => self.key_exchange().await,
-            Expect::ClientFlight | Expect::Finished => Err(HandshakeError::Answer(
-                "it wants a flight that was not offered",
-            )),
+            Expect::KeyExchange => self.key_exchange(KeyExchangeReader::default()).await,
+            Expect::Finished => self.key_exchange(KeyExchangeReader::resumed()).await,
+            Expect::ClientFlight => self.client_flight().await,
         }
     }
 
@@ -282,14 +207,34 @@ impl<'a> Handshake<'a> {
         }
     }
 
-    async fn key_exchange(&mut self) -> Result<Vec<u8>, HandshakeError> {
+    /// What belongs together of a TLS 1.2 client's flight; `first` reads it unless another reader has begun.
+    async fn key_exchange(&mut self, first: KeyExchangeReader) -> Result<Vec<u8>, HandshakeError> {
+        let mut reader = self.key_exchange.take().unwrap_or(first);
         loop {
-            if let Some(len) = self.key_exchange.read(self.inbox.bytes())? {
+            if let Some(len) = reader.read(self.inbox.bytes())? {
+                self.key_exchange = Some(reader);
                 let records = self.inbox.bytes()[..len].to_vec();
                 self.inbox.consume(len);
                 return Ok(records);
             }
             self.fill().await?;
+        }
+    }
+
+    async fn client_flight(&mut self) -> Result<Vec<u8>, HandshakeError> {
+        loop {
+            let part = self
+                .client_flight
+                .read(self.inbox.bytes(), &mut self.tolerance)?;
+            match part {
+                Some(FlightPart::Passed { len }) => {
+                    let record = self.inbox.bytes()[..len].to_vec();
+                    self.inbox.consume(len);
+                    return Ok(record);
+                }
+                Some(FlightPart::Skipped { len }) => self.inbox.consume(len),
+                None => self.fill().await?,
+            }
         }
     }
 
@@ -325,19 +270,12 @@ impl<'a> Handshake<'a> {
         }
     }
 
-    /// TLS 1.2: the signer has accepted the client's Finished.
-    fn opened(
-        &mut self,
-        signer: usize,
-        established: Established,
-    ) -> Result<Unlocked, HandshakeError> {
-        if established.version != TlsVersion::Tls12 {
-            return Err(HandshakeError::Answer("TLS 1.3 keys outside the lock"));
-        }
-        Ok(Unlocked {
+    /// The end: keys, and what the client has sent behind its handshake.
+    fn unlocked(&mut self, signer: usize, established: Established) -> Unlocked {
+        Unlocked {
             established,
             rest: std::mem::take(&mut self.inbox).into_rest(),
             signer,
-        })
+        }
     }
 }

@@ -8,7 +8,10 @@
 //! turns it on by itself, and a release build with it does not compile.
 
 use keyhaven_types::{TlsVersion, alert};
-use keyhaven_wire::{Established, HandshakeId, Locked, Refuse, Reply, Request, lock};
+use keyhaven_wire::{
+    Established, HandshakeId, Locked, Refuse, Reply, Request,
+    lock::{self, LockError},
+};
 
 use super::{Handshake, HandshakeError, Named, Outcome, Unlocked};
 use crate::{
@@ -21,6 +24,9 @@ const WRONG_FINISHED: Refused = Refused {
     alert: alert::DECRYPT_ERROR,
     what: "a Finished that does not open the lock",
 };
+/// The Finished was the right one; the client gets no connection all the same.
+const UNUSABLE: HandshakeError =
+    HandshakeError::Answer("what lies behind the lock breaks the protocol");
 
 impl Handshake<'_> {
     /// Opens the lock, or refuses the client with the alert that fits.
@@ -34,28 +40,25 @@ impl Handshake<'_> {
         let handshake_read =
             ReadKey::new(TlsVersion::Tls13, Generation::FIRST, &locked.handshake_read)?;
         let reader = FinishedReader::new(handshake_read, locked.verify_data_len);
-        let refused = match self.finished(reader).await {
+        let (alert, error) = match self.finished(reader).await {
             Ok(verify_data) => match self.open_box(begun, flight, &locked, &verify_data) {
-                Some(established) => {
+                Ok(established) => {
                     let proof = lock::outcome_proof(&begun.handshake, verify_data.expose_secret());
                     if let Ok(proof) = proof {
                         outcome.proven(proof);
                     }
-                    return Ok(Unlocked {
-                        established,
-                        rest: std::mem::take(&mut self.inbox).into_rest(),
-                        signer: begun.signer,
-                    });
+                    return Ok(self.unlocked(begun.signer, established));
                 }
-                None => WRONG_FINISHED,
+                Err(LockError::Shut) => (WRONG_FINISHED.alert, WRONG_FINISHED.into()),
+                Err(_) => (alert::INTERNAL_ERROR, UNUSABLE),
             },
-            Err(HandshakeError::Refused(refused)) => refused,
+            Err(HandshakeError::Refused(refused)) => (refused.alert, refused.into()),
             Err(error) => return Err(error),
         };
-        if self.refuse(begun, refused.alert).await {
+        if self.refuse(begun, alert).await {
             outcome.leave_known();
         }
-        Err(HandshakeError::RefusedSealed(refused))
+        Err(error)
     }
 
     async fn finished(&mut self, mut reader: FinishedReader) -> Result<VerifyData, HandshakeError> {
@@ -81,7 +84,7 @@ impl Handshake<'_> {
         flight: &[u8],
         locked: &Locked,
         verify_data: &VerifyData,
-    ) -> Option<Established> {
+    ) -> Result<Established, LockError> {
         let opened = lock::open(
             &begun.handshake,
             verify_data.expose_secret(),
@@ -89,13 +92,10 @@ impl Handshake<'_> {
             &self.context.identity,
             &locked.sealed_box,
         );
-        match opened {
-            Ok(established) => Some(established),
-            Err(error) => {
-                tracing::debug!(%error, "the Finished-lock stays shut");
-                without_the_check(&begun.handshake, locked)
-            }
-        }
+        opened.or_else(|error| {
+            tracing::debug!(%error, "the Finished-lock gives nothing");
+            without_the_check(&begun.handshake, locked).ok_or(error)
+        })
     }
 
     /// Asks the signer for the sealed alert and sends it; `false` when there is none to send.

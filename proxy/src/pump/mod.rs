@@ -141,6 +141,8 @@ impl<'a> Session<'a> {
         let read = ReadKey::new(version, Generation::FIRST, &established.read)?;
         let write = WriteKey::new(version, Generation::FIRST, &established.write)?;
         let limits = &context.limits;
+        let mut outbound = Outbound::new(write, version, limits.records_per_key);
+        outbound.start_with(established.tickets);
         let granted = Duration::from_secs(u64::from(established.lifetime_s));
         Ok(Self {
             context,
@@ -149,7 +151,7 @@ impl<'a> Session<'a> {
             lives_until: Instant::now() + limits.connection_lifetime.min(granted),
             traffic,
             inbound: Inbound::new(read, version, std::time::Instant::now()),
-            outbound: Outbound::new(write, version, limits.records_per_key),
+            outbound,
             rekey_read: Rekeying::new(connection, Direction::Read, established.rekey_read),
             rekey_write: Rekeying::new(connection, Direction::Write, established.rekey_write),
             received: Received::new(rest),

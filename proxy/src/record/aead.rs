@@ -70,7 +70,13 @@ impl WriteKey {
         generation: Generation,
         key: &TrafficKey,
     ) -> Result<Self, KeyError> {
-        RecordKey::new(version, generation, key).map(Self)
+        let key = RecordKey::new(version, generation, key)?;
+        // The signer's records under this key: tickets, or the Finished of TLS 1.2.
+        #[cfg(feature = "nonce-log")]
+        for seq in 0..key.seq.min(super::nonce_log::SIGNERS_RECORDS_MAX) {
+            super::nonce_log::note(&key.fingerprint, &key.nonce(seq));
+        }
+        Ok(Self(key))
     }
 
     /// How many bytes stand before the plaintext of a record.
@@ -309,11 +315,15 @@ impl RecordKey {
         if self.seq >= self.records_max {
             return Err(RecordError::KeySpent);
         }
+        Ok(self.nonce(self.seq))
+    }
+
+    fn nonce(&self, seq: u64) -> [u8; 12] {
         let mut nonce = self.iv;
-        for (byte, seq) in nonce[4..].iter_mut().zip(self.seq.to_be_bytes()) {
+        for (byte, seq) in nonce[4..].iter_mut().zip(seq.to_be_bytes()) {
             *byte ^= seq;
         }
-        Ok(nonce)
+        nonce
     }
 
     fn aad(&self, header: &[u8; HEADER_LEN], plaintext_len: usize) -> AadBytes {

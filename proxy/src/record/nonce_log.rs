@@ -1,7 +1,8 @@
 //! Writes down which nonces each key has used, for tests that assert that none is used twice.
 //!
 //! Compiled only with the feature `nonce-log`, which nothing turns on by itself, and silent unless
-//! `KEYHAVEN_NONCE_LOG` names a folder. Never writes a key: eight bytes of its hash stand for it.
+//! `KEYHAVEN_NONCE_LOG` names a folder. Never writes a key: eight bytes of its hash stand for it. The nonces that the
+//! signer has used under a key before the proxy got it are in it, too.
 
 use std::{
     fmt::Write as _,
@@ -10,6 +11,9 @@ use std::{
     path::Path,
     sync::{Mutex, OnceLock},
 };
+
+/// More records than a signer can put beside a key; a number beyond is made up by a test.
+pub(super) const SIGNERS_RECORDS_MAX: u64 = 256;
 
 static LOG: OnceLock<Option<Mutex<File>>> = OnceLock::new();
 

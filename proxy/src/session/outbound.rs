@@ -66,6 +66,12 @@ impl Outbound {
         }
     }
 
+    /// Puts records in front that the signer has sealed under the same key: its sequence number counts them already.
+    pub fn start_with(&mut self, sealed: Vec<u8>) {
+        self.filled = sealed.len();
+        self.buffer = sealed;
+    }
+
     /// What is still to be sent.
     pub fn pending(&self) -> &[u8] {
         &self.buffer[self.sent..self.filled]
@@ -77,6 +83,10 @@ impl Outbound {
         if self.sent == self.filled {
             self.sent = 0;
             self.filled = 0;
+            // Of the size of the records that it started with.
+            if self.buffer.len() < BUFFER_LEN {
+                self.buffer = Vec::new();
+            }
         }
     }
 
@@ -283,6 +293,37 @@ mod tests {
         let refused = alerts(alert::NO_RENEGOTIATION);
         assert_eq!(refused, [[1, 100], [2, alert::HANDSHAKE_FAILURE]]);
         assert_eq!(alerts(alert::DECODE_ERROR), [[2, alert::DECODE_ERROR]]);
+    }
+
+    #[test]
+    fn records_that_the_signer_sealed_go_first_and_count() {
+        let mut sealed = Vec::new();
+        let mut signer = WriteKey::new(TlsVersion::Tls13, Generation::FIRST, &key()).unwrap();
+        for ticket in [&[4, 0, 0, 1, 7], &[4, 0, 0, 1, 8]] {
+            signer.seal(22, ticket, &mut sealed).unwrap();
+        }
+        for sent_first in [0, 9, sealed.len()] {
+            let after = TrafficKey { seq: 2, ..key() };
+            let write = WriteKey::new(TlsVersion::Tls13, Generation::FIRST, &after).unwrap();
+            let mut outbound = Outbound::new(write, TlsVersion::Tls13, 1 << 20);
+            outbound.start_with(sealed.clone());
+            assert_eq!(outbound.slots().len(), 0, "data waits behind them");
+            let mut sent = outbound.pending()[..sent_first].to_vec();
+            outbound.advance(sent_first);
+            assert_eq!(outbound.lacks_buffer(), sent_first == sealed.len());
+            outbound.close_notify().unwrap();
+            sent.extend_from_slice(outbound.pending());
+            let mut read = ReadKey::new(TlsVersion::Tls13, Generation::FIRST, &key()).unwrap();
+            let mut types = Vec::new();
+            let mut rest = sent.as_mut_slice();
+            while !rest.is_empty() {
+                let len = HEADER_LEN + usize::from(rest[4]);
+                let (record, behind) = rest.split_at_mut(len);
+                types.push(read.open(record).unwrap().content_type);
+                rest = behind;
+            }
+            assert_eq!(types, [22, 22, 21]);
+        }
     }
 
     #[test]
