@@ -84,6 +84,28 @@ fn the_annotated_file_is_a_configuration_with_its_defaults() {
 }
 
 #[test]
+fn each_word_for_the_proxy_protocol_is_known_and_no_other() {
+    for (word, expected) in [
+        ("none", ProxyProtocol::None),
+        ("v2", ProxyProtocol::V2),
+        ("v2-tls", ProxyProtocol::V2Tls),
+    ] {
+        let text = annotated().replace(
+            "proxy_protocol = \"none\"",
+            &format!("proxy_protocol = \"{word}\""),
+        );
+        let folder = Folder::new(&text);
+        let (config, _) = Config::read(&folder.path())
+            .map_err(|error| error.to_string())
+            .unwrap();
+        assert_eq!(config.proxy_protocol, expected);
+    }
+    let text = annotated().replace("proxy_protocol = \"none\"", "proxy_protocol = \"v1\"");
+    let error = error(&text);
+    assert!(error.contains("v2-tls"), "{error}");
+}
+
+#[test]
 fn every_problem_is_named_with_its_line() {
     let text = annotated()
         .replace("127.0.0.1:8443", "here")
