@@ -12,6 +12,7 @@ mod object;
 mod proof;
 mod public;
 mod session;
+mod survey;
 mod template;
 mod token;
 
@@ -23,4 +24,7 @@ pub use error::AdminError;
 pub use material::{Curve, EcMaterial, Ed25519Material, KeyMaterial, RsaMaterial};
 pub use object::{KeyEntry, KeyFlags, KeyName};
 pub use session::AdminSession;
+pub use survey::{
+    Bound, LibraryFacts, MechanismFacts, Mechanisms, SlotFacts, Survey, TokenFacts, survey,
+};
 pub use token::{InitTarget, init_token, token_fits};

@@ -123,3 +123,21 @@ fn flags(session: &AdminSession, handle: ObjectHandle) -> KeyFlags {
     let key = object::read_key(&session.session(), handle, "test").unwrap();
     key.flags
 }
+
+#[test]
+fn a_survey_repeats_what_the_module_says_without_a_login() {
+    let token = keyhaven_softhsm_test::fresh_token!();
+    let module = Module::load(Some(token.module())).unwrap();
+    let mut tokens = module.tokens().unwrap();
+    tokens.retain(|found| found.label == token.label());
+    let survey = super::survey(&module, &tokens[0]).unwrap();
+    assert!(!survey.slot.hardware && !survey.token.write_protected);
+    assert_eq!(survey.token.manufacturer, "SoftHSM project");
+    assert_eq!(survey.token.sessions_max, super::Bound::Word("unlimited"));
+    assert!(survey.token.flags.contains(&"CKF_LOGIN_REQUIRED"));
+    let ecdsa = survey.mechanisms.list.iter().find(|m| m.id == 0x1041);
+    let ecdsa = ecdsa.unwrap();
+    assert_eq!(ecdsa.name, "CKM_ECDSA");
+    assert!(ecdsa.flags.contains(&"CKF_SIGN") && ecdsa.key_size_max >= Some(384));
+    assert!(survey.mechanisms.list.is_sorted_by_key(|m| m.id));
+}
