@@ -98,6 +98,9 @@ impl From<HsmError> for Failure {
             HsmError::LoadModule { path, .. } if !path.exists() => {
                 "there is no such file: install the module's package, or name its place with --module PATH"
             }
+            HsmError::InitArguments { .. } => {
+                "a module is started once in a process: give all of its tokens the same init_args"
+            }
             HsmError::LoadModule { .. } => {
                 "for SoftHSM2, see that $SOFTHSM2_CONF or /etc/softhsm/softhsm2.conf names a token folder that this user can open"
             }

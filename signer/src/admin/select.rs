@@ -48,7 +48,8 @@ impl Selected {
         for warning in uri.warnings() {
             ask::tell(&format!("warning: {warning}"));
         }
-        let module = Module::load(args.module.module.as_deref().or(uri.module_path()))?;
+        let path = args.module.module.as_deref().or(uri.module_path());
+        let module = Module::load_with(path, args.module.init_args.as_deref())?;
         let info = choose(&module, &uri, false)?;
         Ok(Self {
             module,
@@ -62,7 +63,7 @@ impl Selected {
 
     /// A token of a signer's configuration.
     pub(super) fn from_config(section: &TokenConfig) -> Result<Self, Failure> {
-        let module = Module::load(section.module.as_deref())?;
+        let module = Module::load_with(section.module.as_deref(), section.init_args.as_deref())?;
         let info = choose(&module, &section.uri, true)?;
         Ok(Self {
             module,

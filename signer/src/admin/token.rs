@@ -21,7 +21,7 @@ use super::{
 
 /// Every token of the module.
 pub(super) fn list(args: &ModuleArgs) -> Result<Report, Failure> {
-    let module = Module::load(args.module.as_deref())?;
+    let module = Module::load_with(args.module.as_deref(), args.init_args.as_deref())?;
     let tokens = module.tokens()?;
     let mut rows = vec![
         ["LABEL", "SERIAL", "MODEL", "MANUFACTURER", "USER PIN"]
@@ -62,7 +62,10 @@ pub(super) fn init(args: &InitArgs) -> Result<Report, Failure> {
     };
     let pin_source = source("--pin-source", &args.pin_source)?;
     let so_pin_source = source("--so-pin-source", &args.so_pin_source)?;
-    let module = Module::load(args.module.module.as_deref())?;
+    let module = Module::load_with(
+        args.module.module.as_deref(),
+        args.module.init_args.as_deref(),
+    )?;
     let target = choose_target(&module, args)?;
     let again = matches!(target, InitTarget::Token(_));
     let of = format!("token `{}`", text::clean(&args.label));

@@ -5,7 +5,7 @@ use std::{
     process::{Command, Output, Stdio},
 };
 
-use keyhaven_softhsm_test::TestToken;
+use keyhaven_softhsm_test::{ModuleKind, TestToken};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -27,10 +27,29 @@ pub(crate) struct Run {
 
 impl Bench {
     pub(crate) fn new() -> Self {
+        Self::of(ModuleKind::SoftHsm2)
+    }
+
+    /// With a token of another module.
+    pub(crate) fn of(kind: ModuleKind) -> Self {
         Self {
-            token: TestToken::new("test").unwrap(),
+            token: TestToken::of(kind, "test").unwrap(),
             folder: tempfile::tempdir().unwrap(),
         }
+    }
+
+    /// The options that name the module, for all but SoftHSM2, which is found.
+    pub(crate) fn module_options(&self) -> Vec<String> {
+        let mut options = Vec::new();
+        if self.token.kind() != ModuleKind::SoftHsm2 {
+            options.push("--module".to_owned());
+            options.push(self.token.module().display().to_string());
+        }
+        if let Some(text) = self.token.init_args() {
+            options.push("--init-args".to_owned());
+            options.push(text);
+        }
+        options
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -77,8 +96,10 @@ impl Bench {
     /// Runs a verb on the token.
     pub(crate) fn on_token(&self, arguments: &[&str]) -> Run {
         let uri = self.token.uri_with_pin();
+        let options = self.module_options();
         let mut all = arguments.to_vec();
         all.extend(["--token", &uri]);
+        all.extend(options.iter().map(String::as_str));
         self.run(&all)
     }
 

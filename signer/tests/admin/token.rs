@@ -1,5 +1,7 @@
 //! `token list | init | status`.
 
+use keyhaven_softhsm_test::ModuleKind;
+
 use crate::support::Bench;
 
 #[test]
@@ -180,4 +182,23 @@ fn usage_errors_end_with_64_and_help_with_0() {
         run.code == 0 && run.stdout.contains("signer-admin"),
         "{run:?}"
     );
+}
+
+#[test]
+fn a_module_that_wants_a_text_at_its_start_gets_it_with_every_noun() {
+    let bench = Bench::of(ModuleKind::Nss);
+    bench
+        .token
+        .generate_key("EC:prime256v1", "k", "01")
+        .unwrap();
+    let options = bench.module_options();
+    let options: Vec<&str> = options.iter().map(String::as_str).collect();
+    let list = bench.run(&[&["token", "list"], &options[..]].concat());
+    assert!(list.stdout.contains("NSS Certificate DB"), "{list:?}");
+    let keys = bench.json(&["key", "list"]);
+    assert_eq!(keys["keys"][0]["algorithm"], "ec-p256", "{keys}");
+    // Without the text it finds no database, and so not the token's PIN.
+    let uri = bench.token.uri_with_pin();
+    let run = bench.run(&[&["key", "list", "--token", &uri], &options[..2]].concat());
+    assert_eq!(run.code, 1, "{run:?}");
 }

@@ -2,10 +2,14 @@
 //!
 //! Says what may be written, not what it does. Invariant: no argument takes a PIN, a password or key material.
 
+mod examine;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum, builder::NonEmptyStringValueParser};
-use keyhaven_types::{CustodyLevel, KeyAlgorithm};
+use keyhaven_types::KeyAlgorithm;
+
+pub(super) use examine::{CustodyArgs, DoctorArgs};
 
 /// Tokens, keys and certificates of a Keyhaven signer.
 #[derive(Debug, Parser)]
@@ -145,6 +149,9 @@ pub struct ModuleArgs {
     /// PKCS#11 module (shared library); left out, SoftHSM2 is looked for where systems put it
     #[arg(long, value_name = "PATH")]
     pub module: Option<PathBuf>,
+    /// Text for the module's C_Initialize (pReserved), as NSS and some vendors' modules want it; not for secrets
+    #[arg(long, value_name = "TEXT")]
+    pub init_args: Option<String>,
 }
 
 /// Which token, and where its PIN is.
@@ -298,54 +305,11 @@ pub struct CertImportArgs {
 #[derive(Args, Debug)]
 pub struct CertShowArgs {
     /// Certificate file; left out, the token's certificates are shown
-    #[arg(conflicts_with_all = ["token", "module", "pin_source", "label", "id"])]
+    #[arg(conflicts_with_all = ["token", "module", "init_args", "pin_source", "label", "id"])]
     pub file: Option<PathBuf>,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub key: NamedKeyArgs,
-}
-
-/// `custody`
-#[derive(Args, Debug)]
-#[command(
-    after_help = "Levels, from the least to the most that stays in the token:
-  signature  the long-term key
-  premaster  + ephemeral keys, the shared secret and the first derivation from it
-  master     + handshake and master secrets
-  schedule   + traffic secrets and Finished keys
-
-Examples:
-  signer-admin custody --token 'pkcs11:token=keyhaven?pin-source=file:pin'
-  signer-admin custody --token keyhaven --min premaster     (exit code 1 when it is less)
-  signer-admin custody --config /etc/keyhaven/signer.toml"
-)]
-pub struct CustodyArgs {
-    #[command(flatten)]
-    #[allow(missing_docs)]
-    pub token: TokenArgs,
-    /// Every token of this signer.toml instead of one
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["token", "module", "pin_source"])]
-    pub config: Option<PathBuf>,
-    /// The level that every TLS version must reach
-    #[arg(long, value_name = "LEVEL")]
-    pub min: Option<CustodyLevel>,
-}
-
-/// `doctor`
-#[derive(Args, Debug)]
-#[command(after_help = "Examples:
-  signer-admin doctor --config /etc/keyhaven/signer.toml
-  signer-admin doctor --token 'pkcs11:token=keyhaven?pin-source=file:pin'
-
-Nothing is changed. A PIN is tried once, and not at all when the token says that it is the last try.
-Exit code 1 when something must be repaired.")]
-pub struct DoctorArgs {
-    #[command(flatten)]
-    #[allow(missing_docs)]
-    pub token: TokenArgs,
-    /// The signer's configuration; every token, key, certificate and identity in it is examined
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["token", "module", "pin_source"])]
-    pub config: Option<PathBuf>,
 }
 
 /// The kinds of key that can be made.
