@@ -17,7 +17,7 @@ use keyhaven_xtask::{
     daemon::Daemon,
     interrupt::Interrupt,
     say,
-    site::{self, Algorithm, Folder, Running, SERVER_NAME, SiteOptions, Token},
+    site::{self, Algorithm, Folder, Running, SERVER_NAME, SOFTHSM2, SiteOptions, Tickets, Tokens},
 };
 use rustls::crypto::{
     SupportedKxGroup,
@@ -40,10 +40,11 @@ pub(crate) fn run(handshakes: u32, interrupt: &Interrupt) -> Result<(), Error> {
             "\nkey: {name}, {handshakes} handshakes in each measurement"
         ));
         let folder = Folder::take(&target_dir().join("bench/site"))?;
-        let token = Token::create(&folder, &programs, algorithm)?;
+        let tokens = Tokens::create(SOFTHSM2, &folder, &programs, algorithm, interrupt)?;
         site::issue_identities(&folder)?;
-        site::issue_site_certificate(&folder, &token.signing_request()?)?;
+        site::issue_site_certificate(&folder, &tokens.key.signing_request(&folder)?)?;
         let bench = Bench {
+            tokens: &tokens,
             folder: &folder,
             handshakes,
             key: name,
@@ -60,6 +61,7 @@ pub(crate) fn run(handshakes: u32, interrupt: &Interrupt) -> Result<(), Error> {
 
 /// What all measurements of one key share.
 struct Bench<'a> {
+    tokens: &'a Tokens<'a>,
     folder: &'a Folder,
     handshakes: u32,
     key: &'static str,
@@ -68,7 +70,7 @@ struct Bench<'a> {
 
 impl Bench<'_> {
     fn nginx(&self, report: &mut Report) -> Result<(), Error> {
-        let nginx = Nginx::start(self.folder, self.interrupt)?;
+        let nginx = Nginx::start(self.folder, &self.tokens.key, self.interrupt)?;
         for (version, groups) in OFFERS {
             let row = self.row(
                 "nginx + libp11",
@@ -94,10 +96,18 @@ impl Bench<'_> {
             signer: free_address()?,
             listen: free_address()?,
             backend,
+            custody_min: level,
             custody_max: Some(level),
+            tickets: Tickets::Off,
         };
-        site::write_configs(self.folder, &options)?;
-        let running = Running::start_on(programs, self.folder, Some(SERVER_CPU), self.interrupt)?;
+        site::write_configs(self.folder, self.tokens, &options)?;
+        let running = Running::start_on(
+            programs,
+            self.folder,
+            self.tokens,
+            Some(SERVER_CPU),
+            self.interrupt,
+        )?;
         for (version, groups) in OFFERS {
             // With both groups offered in TLS 1.2 the token's order decides, and that is P-256.
             if level != "signature" && groups.len() > 1 {

@@ -58,10 +58,10 @@ fn one(client: &Client, address: SocketAddr, group: &str) -> Result<(), String> 
     let used = client
         .handshake(address)
         .map_err(|error| error.to_string())?;
-    if used == group {
+    if used.group == group {
         return Ok(());
     }
-    Err(format!("asked for {group}, got {used}"))
+    Err(format!("asked for {group}, got {}", used.group))
 }
 
 fn take(left: &AtomicU32) -> bool {

@@ -16,7 +16,7 @@ use keyhaven_xtask::{
     daemon::Daemon,
     interrupt::Interrupt,
     packages,
-    site::{self, Folder},
+    site::{self, Folder, Token},
 };
 
 use crate::handshake::{free_address, on_server_cpu};
@@ -29,21 +29,25 @@ pub(crate) struct Nginx {
 
 impl Nginx {
     /// Starts it and waits until it accepts.
-    pub(crate) fn start(folder: &Folder, interrupt: &Interrupt) -> Result<Nginx, Error> {
+    pub(crate) fn start(
+        folder: &Folder,
+        token: &Token<'_>,
+        interrupt: &Interrupt,
+    ) -> Result<Nginx, Error> {
         let address = free_address()?;
         let conf = folder.path().join("nginx.conf");
         let openssl = folder.path().join("openssl.cnf");
-        let pin = std::fs::read_to_string(folder.pin()).map_err(|source| Error::File {
+        let pin = std::fs::read_to_string(token.pin()).map_err(|source| Error::File {
             act: "read",
-            path: folder.pin(),
+            path: token.pin(),
             source,
         })?;
-        write(&conf, &nginx_conf(folder, address, &pin))?;
+        write(&conf, &nginx_conf(folder, &token.key_uri(), address, &pin))?;
         write(&openssl, &openssl_conf(&pin)?)?;
         let program = command::find("nginx").ok_or_else(|| missing("nginx", "nginx-light"))?;
         let mut nginx = Command::new(program);
         nginx.arg("-p").arg(folder.path()).arg("-c").arg(&conf);
-        nginx.env("SOFTHSM2_CONF", folder.softhsm_conf());
+        nginx.envs(token.env());
         nginx.env("OPENSSL_CONF", &openssl);
         let mut daemon = Daemon::start("nginx", &on_server_cpu(&nginx), &folder.log("nginx"))?;
         let deadline = Instant::now() + Duration::from_secs(20);
@@ -59,10 +63,9 @@ impl Nginx {
     }
 }
 
-fn nginx_conf(folder: &Folder, address: SocketAddr, pin: &str) -> String {
+fn nginx_conf(folder: &Folder, key: &str, address: SocketAddr, pin: &str) -> String {
     let path = folder.path().display();
     let certificate = folder.certificate();
-    let key = site::key_uri();
     format!(
         r#"daemon off;
 master_process off;

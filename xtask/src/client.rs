@@ -11,7 +11,9 @@ use std::{
 };
 
 use rustls::{
-    ClientConfig, ClientConnection, RootCertStore, StreamOwned, SupportedProtocolVersion,
+    ClientConfig, ClientConnection, HandshakeKind, RootCertStore, StreamOwned,
+    SupportedProtocolVersion,
+    client::Resumption,
     crypto::{CryptoProvider, SupportedKxGroup, aws_lc_rs},
     version::{TLS12, TLS13},
 };
@@ -60,8 +62,19 @@ pub struct Answer {
     pub suite: String,
     /// The key exchange group.
     pub group: String,
+    /// Whether an earlier session was resumed.
+    pub resumed: bool,
     /// The whole answer.
     pub text: String,
+}
+
+/// What a handshake came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Handshake {
+    /// The key exchange group.
+    pub group: String,
+    /// Whether an earlier session was resumed.
+    pub resumed: bool,
 }
 
 impl Client {
@@ -98,13 +111,23 @@ impl Client {
             .with_root_certificates(roots)
             .with_no_client_auth();
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        config.resumption = rustls::client::Resumption::disabled();
+        config.resumption = Resumption::disabled();
         Ok(Client {
             version,
             name: ServerName::try_from(server_name.to_owned())
                 .map_err(|error| failed(error.to_string()))?,
             config: Arc::new(config),
         })
+    }
+
+    /// The same client, but it keeps the tickets that it is given and resumes sessions with them.
+    pub fn remembering(&self) -> Client {
+        let mut config = ClientConfig::clone(&self.config);
+        config.resumption = Resumption::in_memory_sessions(TICKETS_MAX);
+        Client {
+            config: Arc::new(config),
+            ..self.clone()
+        }
     }
 
     /// Which version it offers.
@@ -121,8 +144,8 @@ impl Client {
             })
     }
 
-    /// Makes one handshake, closes, and waits for the server to close; gives the group's name.
-    pub fn handshake(&self, address: SocketAddr) -> std::io::Result<String> {
+    /// Makes one handshake, closes, and waits for the server to close.
+    pub fn handshake(&self, address: SocketAddr) -> std::io::Result<Handshake> {
         let mut stream = self.connect(address)?;
         while stream.conn.is_handshaking() {
             stream.conn.complete_io(&mut stream.sock)?;
@@ -132,9 +155,17 @@ impl Client {
             stream.conn.write_tls(&mut stream.sock)?;
         }
         stream.sock.shutdown(Shutdown::Write)?;
-        let mut rest = [0; 4096];
-        while stream.sock.read(&mut rest)? > 0 {}
-        Ok(group_name(&stream.conn))
+        // What comes until then may be tickets.
+        while stream.conn.read_tls(&mut stream.sock)? > 0 {
+            stream
+                .conn
+                .process_new_packets()
+                .map_err(std::io::Error::other)?;
+        }
+        Ok(Handshake {
+            group: group_name(&stream.conn),
+            resumed: is_resumed(&stream.conn),
+        })
     }
 
     fn exchange(&self, address: SocketAddr, path: &str) -> std::io::Result<Answer> {
@@ -157,6 +188,7 @@ impl Client {
         Ok(Answer {
             suite: suite.unwrap_or_default(),
             group: group_name(&stream.conn),
+            resumed: is_resumed(&stream.conn),
             text: String::from_utf8_lossy(&bytes).into_owned(),
         })
     }
@@ -182,5 +214,11 @@ fn group_name(connection: &ClientConnection) -> String {
         .unwrap_or_default()
 }
 
+fn is_resumed(connection: &ClientConnection) -> bool {
+    connection.handshake_kind() == Some(HandshakeKind::Resumed)
+}
+
+/// Tickets that a remembering client keeps.
+const TICKETS_MAX: usize = 64;
 const PEER_TIMEOUT: Duration = Duration::from_secs(20);
 const ANSWER_BYTES_MAX: u64 = 16 * 1024 * 1024;

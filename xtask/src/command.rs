@@ -5,9 +5,9 @@
 
 use std::{
     ffi::OsStr,
-    io::Read,
+    io::{self, Read, Write},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, Command, Output, Stdio},
     thread,
     time::Duration,
 };
@@ -25,20 +25,20 @@ pub fn run(command: &mut Command, interrupt: &Interrupt) -> Result<(), Error> {
 /// Runs a command and gives what it wrote to standard output; a failure carries its standard error.
 pub fn capture(command: &mut Command) -> Result<Vec<u8>, Error> {
     command.stdin(Stdio::null());
-    let output = command.output().map_err(|source| Error::Start {
-        program: command.get_program().to_string_lossy().into_owned(),
-        source,
-    })?;
-    if output.status.success() {
-        return Ok(output.stdout);
+    let output = command.output();
+    judge(command, output)
+}
+
+/// The same for a command that reads a text, which must be short enough for a pipe to hold.
+pub fn converse(command: &mut Command, input: &str) -> Result<Vec<u8>, Error> {
+    command.stdin(Stdio::piped());
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = spawn(command)?;
+    if let Some(mut pipe) = child.stdin.take() {
+        // A command that ends without reading says why by itself.
+        let _ = pipe.write_all(input.as_bytes());
     }
-    let mut said = String::from_utf8_lossy(&output.stdout).into_owned();
-    said.push_str(&String::from_utf8_lossy(&output.stderr));
-    Err(Error::Failed {
-        command: text(command),
-        status: output.status.to_string(),
-        said: last_lines(&said, 25),
-    })
+    judge(command, child.wait_with_output())
 }
 
 /// Runs a command with what it says going to a log file and, line by line, nowhere else.
@@ -102,6 +102,23 @@ pub fn text(command: &Command) -> String {
 pub fn last_lines(text: &str, count: usize) -> String {
     let lines: Vec<_> = text.lines().collect();
     lines[lines.len().saturating_sub(count)..].join("\n")
+}
+
+fn judge(command: &Command, output: io::Result<Output>) -> Result<Vec<u8>, Error> {
+    let output = output.map_err(|source| Error::Start {
+        program: command.get_program().to_string_lossy().into_owned(),
+        source,
+    })?;
+    if output.status.success() {
+        return Ok(output.stdout);
+    }
+    let mut said = String::from_utf8_lossy(&output.stdout).into_owned();
+    said.push_str(&String::from_utf8_lossy(&output.stderr));
+    Err(Error::Failed {
+        command: text(command),
+        status: output.status.to_string(),
+        said: last_lines(&said, 25),
+    })
 }
 
 fn like(mut copy: Command, command: &Command) -> Command {
@@ -185,6 +202,14 @@ mod tests {
         )
         .unwrap_err();
         assert_eq!(error.evidence(), "first");
+    }
+
+    #[test]
+    fn a_command_reads_what_it_is_given() {
+        let said = converse(&mut Command::new("cat"), "a line").unwrap();
+        assert_eq!(said, b"a line");
+        let error = converse(Command::new("sh").args(["-c", "echo why; exit 3"]), "x").unwrap_err();
+        assert_eq!(error.evidence(), "why");
     }
 
     #[test]

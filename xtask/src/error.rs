@@ -50,6 +50,9 @@ pub enum Error {
     /// The folder is used by another run.
     #[error("{0} is used by another run of this command")]
     DirInUse(PathBuf),
+    /// The path of a folder leaves no room for a socket in it.
+    #[error("{0} is too long for the path of a socket")]
+    LongPath(PathBuf),
     /// An address is taken.
     #[error("cannot listen on {address}")]
     Listen {
@@ -108,6 +111,7 @@ impl Error {
         match self {
             Self::Missing { remedy, .. } => Some(remedy.clone()),
             Self::ForeignDir(_) => Some("choose an empty or a new folder with --dir".to_owned()),
+            Self::LongPath(_) => Some("choose a folder with a shorter path with --dir".to_owned()),
             Self::DirInUse(_) => Some("stop that run, or choose another --dir".to_owned()),
             Self::Listen { source, .. } if source.kind() == io::ErrorKind::AddrInUse => Some(
                 "another program uses the port: stop it, or choose another port with --listen"

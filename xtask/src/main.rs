@@ -7,8 +7,13 @@ mod verbs;
 
 use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
 
-use clap::{Parser, Subcommand, ValueEnum};
-use keyhaven_xtask::{Error, interrupt::Interrupt, say, site::Algorithm};
+use clap::{Parser, Subcommand, ValueEnum, builder::PossibleValuesParser};
+use keyhaven_xtask::{
+    Error,
+    interrupt::Interrupt,
+    say,
+    site::{Algorithm, ROWS, Row, SOFTHSM2},
+};
 
 /// Developer verbs of Keyhaven.
 #[derive(Debug, Parser)]
@@ -20,7 +25,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// From a fresh machine to a working HTTPS site whose key is in SoftHSM2.
+    /// From a fresh machine to a working HTTPS site whose key is in a token: SoftHSM2, or what --token names.
     Demo(Demo),
     /// Every test, with what the tests need installed.
     Test,
@@ -54,6 +59,10 @@ enum Verb {
 /// The demo's options.
 #[derive(Debug, clap::Args)]
 struct Demo {
+    /// Which modules the site's tokens are of. Two with a plus: the first one signs, the second one keeps exchange and
+    /// key schedule.
+    #[arg(long, value_name = "NAME", default_value = "softhsm2", value_parser = row_names())]
+    token: String,
     /// Prove that it works, stop everything, and exit.
     #[arg(long)]
     once: bool,
@@ -108,10 +117,19 @@ fn main() -> ExitCode {
     }
 }
 
+/// The names that `demo --token` takes.
+fn row_names() -> PossibleValuesParser {
+    PossibleValuesParser::new(ROWS.iter().map(|row| row.name))
+}
+
 fn run(verb: Verb) -> Result<(), Error> {
     let interrupt = Interrupt::listen()?;
     match verb {
-        Verb::Demo(options) => verbs::demo::run(&options.into(), &interrupt),
+        Verb::Demo(options) => {
+            // The command line took no other name.
+            let row = Row::named(&options.token).unwrap_or(SOFTHSM2);
+            verbs::demo::run_on(row, &options.into(), &interrupt)
+        }
         Verb::Test => verbs::test::run(&interrupt),
         Verb::Bench { what, handshakes } => match what {
             Bench::Handshake => verbs::bench::handshake(handshakes, &interrupt),

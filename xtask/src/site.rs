@@ -1,19 +1,23 @@
-//! A whole site in one folder: a SoftHSM2 token with a key, a private CA, a certificate, two configurations.
+//! A whole site in one folder: tokens with a key, a private CA, a certificate, two configurations.
 //!
 //! Only lays things out and writes them; the key is made by the real `signer-admin`. The folder is ours as a
 //! whole: it is made anew by each run, and nobody else's folder is ever emptied.
 
 mod config;
 mod folder;
+mod helpers;
+mod home;
+mod kind;
 mod pki;
 mod token;
 
-use std::{net::SocketAddr, path::PathBuf, process::Command};
+use std::{ffi::OsString, net::SocketAddr, path::PathBuf, process::Command};
 
-pub use config::{SiteOptions, write as write_configs};
+pub use config::{SiteOptions, Tickets, write as write_configs};
 pub use folder::Folder;
+pub use kind::{Kind, ROWS, Row, SOFTHSM2};
 pub use pki::{issue_identities, issue_site_certificate};
-pub use token::{Algorithm, Token, key_uri};
+pub use token::{Algorithm, Token, Tokens};
 
 use crate::{Error, cargo::Programs, command, daemon::Daemon, interrupt::Interrupt};
 
@@ -38,21 +42,32 @@ impl Running {
     pub fn start(
         programs: &Programs,
         folder: &Folder,
+        tokens: &Tokens<'_>,
         interrupt: &Interrupt,
     ) -> Result<Running, Error> {
-        Self::start_on(programs, folder, None, interrupt)
+        Self::start_on(programs, folder, tokens, None, interrupt)
     }
 
     /// The same, with both bound to one processor.
     pub fn start_on(
         programs: &Programs,
         folder: &Folder,
+        tokens: &Tokens<'_>,
         cpu: Option<usize>,
         interrupt: &Interrupt,
     ) -> Result<Running, Error> {
-        let mut signer = daemon(programs, folder, "signer", cpu)?;
+        let start = |name, env| {
+            let mut command = Command::new(programs.path(name));
+            command.arg("--config").arg(folder.config(name));
+            command.envs::<_, &str, OsString>(env);
+            if let Some(cpu) = cpu {
+                command = on_cpu(&command, cpu);
+            }
+            Daemon::start(name, &command, &folder.log(name))
+        };
+        let mut signer = start("signer", tokens.env())?;
         signer.wait_listening(interrupt)?;
-        let mut proxy = daemon(programs, folder, "proxy", cpu)?;
+        let mut proxy = start("proxy", Vec::new())?;
         let address = proxy.wait_listening(interrupt)?;
         Ok(Running {
             signer,
@@ -68,21 +83,6 @@ pub fn on_cpu(command: &Command, cpu: usize) -> Command {
         Some(taskset) => command::under(&taskset, &["--cpu-list", &cpu.to_string()], command),
         None => command::again(command),
     }
-}
-
-fn daemon(
-    programs: &Programs,
-    folder: &Folder,
-    name: &str,
-    cpu: Option<usize>,
-) -> Result<Daemon, Error> {
-    let mut command = Command::new(programs.path(name));
-    command.arg("--config").arg(folder.config(name));
-    command.env("SOFTHSM2_CONF", folder.softhsm_conf());
-    if let Some(cpu) = cpu {
-        command = on_cpu(&command, cpu);
-    }
-    Daemon::start(name, &command, &folder.log(name))
 }
 
 /// Writes a file, and says which one could not be written.
@@ -108,4 +108,16 @@ pub fn write_private(path: PathBuf, text: impl AsRef<[u8]>) -> Result<(), Error>
             path,
             source,
         })
+}
+
+/// Percent-encodes all but the unreserved characters of RFC 3986.
+fn percent(text: &str) -> String {
+    text.bytes()
+        .map(|byte| match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                char::from(byte).to_string()
+            }
+            other => format!("%{other:02X}"),
+        })
+        .collect()
 }

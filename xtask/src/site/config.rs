@@ -10,7 +10,7 @@ use toml::{Table, Value};
 use super::{
     Folder, SERVER_NAMES,
     pki::{PROXY_IDENTITY, SIGNER_IDENTITY},
-    token::{KEY_LABEL, TOKEN_LABEL},
+    token::{KEY_LABEL, Token, Tokens},
     write_file,
 };
 use crate::Error;
@@ -24,13 +24,32 @@ pub struct SiteOptions {
     pub listen: SocketAddr,
     /// The plaintext backend.
     pub backend: SocketAddr,
+    /// The level that must be reached.
+    pub custody_min: &'static str,
     /// The highest custody level to use, if not the highest that is proven.
     pub custody_max: Option<&'static str>,
+    /// Whether clients get session tickets, also those of TLS 1.2.
+    pub tickets: Tickets,
+}
+
+/// Which sessions can be resumed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tickets {
+    /// None.
+    Off,
+    /// Those of TLS 1.3.
+    Tls13,
+    /// Those of both versions.
+    Both,
 }
 
 /// Writes both files.
-pub fn write(folder: &Folder, options: &SiteOptions) -> Result<(), Error> {
-    for (daemon, table) in [("signer", signer(options)), ("proxy", proxy(options))] {
+pub fn write(folder: &Folder, tokens: &Tokens<'_>, options: &SiteOptions) -> Result<(), Error> {
+    let sections: Vec<Table> = tokens.all().map(section).collect();
+    for (daemon, table) in [
+        ("signer", signer(&sections, options)),
+        ("proxy", proxy(options)),
+    ] {
         let text =
             format!("# {daemon} of the demo. config/{daemon}.toml explains every key.\n\n{table}");
         write_file(folder.config(daemon), text)?;
@@ -38,40 +57,71 @@ pub fn write(folder: &Folder, options: &SiteOptions) -> Result<(), Error> {
     Ok(())
 }
 
-fn signer(options: &SiteOptions) -> Table {
+/// The token that has the key stands first; a second one keeps exchange and key schedule.
+fn signer(tokens: &[Table], options: &SiteOptions) -> Table {
+    let name = |index: usize| {
+        tokens
+            .get(index)
+            .and_then(|token| token.get("name"))
+            .cloned()
+    };
     let mut site = toml::toml! {
         alpn = ["http/1.1"]
-        custody_min = "signature"
     };
     site.insert("names".to_owned(), list(SERVER_NAMES));
     site.insert("proxies".to_owned(), list(&[PROXY_IDENTITY]));
+    site.insert("custody_min".to_owned(), options.custody_min.into());
     if let Some(level) = options.custody_max {
         site.insert("custody_max".to_owned(), level.into());
     }
-    let key = table(&[
-        ("token", "main".into()),
+    if let Some(exchange) = name(1) {
+        site.insert("exchange_token".to_owned(), exchange);
+    }
+    let mut key = table(&[
         (
             "uri",
             format!("pkcs11:object={KEY_LABEL};type=private").into(),
         ),
         ("certificate", "demo.pem".into()),
     ]);
+    key.extend(name(0).map(|name| ("token".to_owned(), name)));
     site.insert("key".to_owned(), Value::Array(vec![key.into()]));
-    let token = table(&[
-        ("name", "main".into()),
-        (
-            "uri",
-            format!("pkcs11:token={TOKEN_LABEL}?pin-source=file:pin").into(),
-        ),
-    ]);
-    table(&[
+    let mut signer = table(&[
         ("listen", options.signer.to_string().into()),
         ("identity", identity("signer").into()),
         ("limits", table(&[("shutdown_grace_s", 5.into())]).into()),
         ("log", json_log().into()),
-        ("token", Value::Array(vec![token.into()])),
+        (
+            "token",
+            Value::Array(tokens.iter().cloned().map(Value::from).collect()),
+        ),
         ("site", Value::Array(vec![site.into()])),
-    ])
+    ]);
+    let tls12 = options.tickets == Tickets::Both;
+    if options.tickets != Tickets::Off {
+        let tickets = table(&[("tls12", tls12.into())]);
+        signer.insert("tickets".to_owned(), tickets.into());
+    }
+    signer
+}
+
+/// A `[[token]]`. The PIN's place is relative to the file.
+fn section(token: &Token<'_>) -> Table {
+    let (name, uri) = (token.name(), token.bare_uri());
+    let mut section = table(&[
+        ("name", name.into()),
+        ("module", token.module().display().to_string().into()),
+        (
+            "uri",
+            format!("{uri}?pin-source=file:tokens/{name}/pin").into(),
+        ),
+    ]);
+    section.extend(
+        token
+            .init_args()
+            .map(|text| ("init_args".to_owned(), text.into())),
+    );
+    section
 }
 
 fn proxy(options: &SiteOptions) -> Table {
@@ -116,21 +166,47 @@ fn table(entries: &[(&str, Value)]) -> Table {
 mod tests {
     use super::*;
 
-    #[test]
-    fn what_is_written_is_toml() {
-        let options = SiteOptions {
+    fn options() -> SiteOptions {
+        SiteOptions {
             signer: ([127, 0, 0, 1], 7443).into(),
             listen: ([127, 0, 0, 1], 8443).into(),
             backend: ([127, 0, 0, 1], 8080).into(),
+            custody_min: "signature",
             custody_max: Some("signature"),
-        };
-        let signer: Table = signer(&options).to_string().parse().unwrap();
+            tickets: Tickets::Off,
+        }
+    }
+
+    fn token(name: &str) -> Table {
+        table(&[("name", name.into())])
+    }
+
+    #[test]
+    fn what_is_written_is_toml() {
+        let signer = signer(&[token("main")], &options()).to_string();
+        let signer: Table = signer.parse().unwrap();
         assert_eq!(signer["site"][0]["key"][0]["token"].as_str(), Some("main"));
         assert_eq!(signer["site"][0]["custody_max"].as_str(), Some("signature"));
-        let proxy: Table = proxy(&options).to_string().parse().unwrap();
+        assert!(signer["site"][0].get("exchange_token").is_none());
+        assert!(signer.get("tickets").is_none());
+        let proxy: Table = proxy(&options()).to_string().parse().unwrap();
         assert_eq!(
             proxy["signer"][0]["address"].as_str(),
             Some("127.0.0.1:7443")
         );
+    }
+
+    #[test]
+    fn the_second_token_keeps_what_is_not_the_key() {
+        let options = SiteOptions {
+            tickets: Tickets::Tls13,
+            ..options()
+        };
+        let signer = signer(&[token("main"), token("keeper")], &options);
+        assert_eq!(signer["site"][0]["key"][0]["token"].as_str(), Some("main"));
+        let exchange = &signer["site"][0]["exchange_token"];
+        assert_eq!(exchange.as_str(), Some("keeper"));
+        assert_eq!(signer["token"].as_array().unwrap().len(), 2);
+        assert_eq!(signer["tickets"]["tls12"].as_bool(), Some(false));
     }
 }

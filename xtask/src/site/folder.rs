@@ -58,10 +58,7 @@ impl Folder {
             }
         }
         for folder in [TOKENS, PKI, LOGS] {
-            let folder = path.join(folder);
-            let mut private = fs::DirBuilder::new();
-            private.mode(0o700);
-            private.create(&folder).map_err(failed("make", &folder))?;
+            make_private(&path.join(folder))?;
         }
         Ok(Folder { path, _lock: lock })
     }
@@ -71,24 +68,11 @@ impl Folder {
         &self.path
     }
 
-    /// SoftHSM2's configuration.
-    pub fn softhsm_conf(&self) -> PathBuf {
-        self.path.join(SOFTHSM_CONF)
-    }
-
-    /// Where SoftHSM2 keeps its tokens.
-    pub fn tokens(&self) -> PathBuf {
-        self.path.join(TOKENS)
-    }
-
-    /// The file that holds the user's PIN.
-    pub fn pin(&self) -> PathBuf {
-        self.path.join(PIN)
-    }
-
-    /// The file that holds the security officer's PIN.
-    pub fn so_pin(&self) -> PathBuf {
-        self.path.join(SO_PIN)
+    /// Makes the folder of a token.
+    pub(super) fn token(&self, name: &str) -> Result<PathBuf, Error> {
+        let path = self.path.join(TOKENS).join(name);
+        make_private(&path)?;
+        Ok(path)
     }
 
     /// A file of the private CA and its identities.
@@ -122,13 +106,20 @@ impl Folder {
     }
 }
 
+fn make_private(folder: &Path) -> Result<(), Error> {
+    let mut private = fs::DirBuilder::new();
+    private.mode(0o700);
+    private.create(folder).map_err(|source| Error::File {
+        act: "make",
+        path: folder.to_path_buf(),
+        source,
+    })
+}
+
 const MARKER: &str = ".keyhaven-site";
 const TOKENS: &str = "tokens";
 const PKI: &str = "pki";
 const LOGS: &str = "log";
-const SOFTHSM_CONF: &str = "softhsm2.conf";
-const PIN: &str = "pin";
-const SO_PIN: &str = "so-pin";
 const CSR: &str = "demo.csr";
 const CERTIFICATE: &str = "demo.pem";
 const SITE_CA: &str = "site-ca.pem";
@@ -138,9 +129,6 @@ const CONTENTS: &[&str] = &[
     TOKENS,
     PKI,
     LOGS,
-    SOFTHSM_CONF,
-    PIN,
-    SO_PIN,
     CSR,
     CERTIFICATE,
     SITE_CA,
@@ -157,12 +145,14 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let site = dir.path().join("site");
         let folder = Folder::take(&site).unwrap();
-        fs::write(folder.pin(), "1234").unwrap();
+        let token = folder.token("main").unwrap();
+        fs::write(token.join("pin"), "1234").unwrap();
         fs::write(site.join("kept"), "by its owner").unwrap();
         assert!(matches!(Folder::take(&site), Err(Error::DirInUse(_))));
         drop(folder);
         let folder = Folder::take(&site).unwrap();
-        assert!(!folder.pin().exists());
+        assert!(!token.exists());
+        assert!(folder.csr().starts_with(&site));
         assert!(site.join("kept").exists());
 
         let foreign = dir.path().join("foreign");

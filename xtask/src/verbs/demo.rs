@@ -1,8 +1,10 @@
-//! `cargo xtask demo`: a fresh machine to a working HTTPS site on a SoftHSM2 key.
+//! `cargo xtask demo`: a fresh machine to a working HTTPS site on a key in a token.
 //!
 //! Tells a story and proves each sentence of it by a request. What it starts ends with it, on every path.
 
+mod custody;
 mod requests;
+mod resumption;
 
 use std::{
     net::{SocketAddr, TcpListener},
@@ -14,11 +16,10 @@ use std::{
 use keyhaven_xtask::{
     Error, backend,
     cargo::Programs,
-    command, daemon,
+    command,
     interrupt::Interrupt,
-    packages,
     say::{self, step},
-    site::{self, Algorithm, Folder, Running, SERVER_NAME, SiteOptions, Token},
+    site::{self, Algorithm, Folder, Row, Running, SERVER_NAME, SiteOptions, Tickets, Tokens},
 };
 
 use requests::{Backend, curl_arguments, shell_line};
@@ -34,55 +35,71 @@ pub(crate) struct Options {
     pub(crate) release: bool,
 }
 
-/// Runs the demo.
+/// Runs the demo on SoftHSM2.
 pub(crate) fn run(options: &Options, interrupt: &Interrupt) -> Result<(), Error> {
+    run_on(site::SOFTHSM2, options, interrupt)
+}
+
+/// Runs the demo on the modules of a row.
+pub(crate) fn run_on(row: Row, options: &Options, interrupt: &Interrupt) -> Result<(), Error> {
     check_free(options.listen)?;
-    step("SoftHSM2", || {
-        packages::ensure(&[packages::SOFTHSM], interrupt)
-    })?;
+    for kind in row.kinds() {
+        step(kind.as_str(), || kind.provide(interrupt))?;
+    }
     let programs = step("build signer, signer-admin and proxy", || {
         Programs::build(options.release, interrupt)
     })?;
     let folder = Folder::take(&options.dir)?;
-    let token = step("token, key and certificates", || {
-        prepare(options, &folder, &programs)
+    let tokens = step("token, key and certificates", || {
+        prepare(row, options, &folder, &programs, interrupt)
     })?;
-    let mut running = step("start", || start(options, &folder, &programs, interrupt))?;
+    let mut running = step("start", || {
+        start(row, options, &folder, &programs, &tokens, interrupt)
+    })?;
     let answering = match options.backend {
         None => Backend::BuiltIn,
         Some(_) => Backend::Users,
     };
-    let level = step("requests", || {
-        requests::make(&running, &folder, answering, interrupt)?;
-        custody(&mut running, interrupt)
+    step("requests", || {
+        let ca = requests::make(&running, &folder, answering, interrupt)?;
+        resumption::check(&running, &folder, &ca, interrupt)?;
+        custody::check(&mut running, row, interrupt)
     })
     .inspect_err(|_| show_logs(&running))?;
-    describe(&running, &folder, &token, &level);
+    describe(&running, &folder, &tokens, row);
     if !options.once {
         stay(&mut running, interrupt)?;
     }
     stop(running)?;
     if options.once {
+        drop(tokens);
         say::line("demo: ok");
     }
     Ok(())
 }
 
 fn prepare<'a>(
+    row: Row,
     options: &Options,
-    folder: &'a Folder,
+    folder: &Folder,
     programs: &'a Programs,
-) -> Result<Token<'a>, Error> {
-    let token = Token::create(folder, programs, options.algorithm)?;
+    interrupt: &Interrupt,
+) -> Result<Tokens<'a>, Error> {
+    let tokens = Tokens::create(row, folder, programs, options.algorithm, interrupt)?;
+    for token in tokens.all() {
+        say::line(format!("{:<8} {}", token.name(), token.kind().as_str()));
+    }
     site::issue_identities(folder)?;
-    site::issue_site_certificate(folder, &token.signing_request()?)?;
-    Ok(token)
+    site::issue_site_certificate(folder, &tokens.key.signing_request(folder)?)?;
+    Ok(tokens)
 }
 
 fn start(
+    row: Row,
     options: &Options,
     folder: &Folder,
     programs: &Programs,
+    tokens: &Tokens<'_>,
     interrupt: &Interrupt,
 ) -> Result<Running, Error> {
     let backend = match options.backend {
@@ -92,14 +109,17 @@ fn start(
     let signer = signer_address()?;
     site::write_configs(
         folder,
+        tokens,
         &SiteOptions {
             signer,
             listen: options.listen,
             backend,
+            custody_min: row.level,
             custody_max: None,
+            tickets: Tickets::Tls13,
         },
     )?;
-    let running = Running::start(programs, folder, interrupt)?;
+    let running = Running::start(programs, folder, tokens, interrupt)?;
     say::line(format!("backend  {backend}"));
     say::line(format!(
         "signer   {signer}, process {}",
@@ -121,10 +141,10 @@ fn show_logs(running: &Running) {
     }
 }
 
-fn describe(running: &Running, folder: &Folder, token: &Token<'_>, level: &str) {
+fn describe(running: &Running, folder: &Folder, tokens: &Tokens<'_>, row: Row) {
     let address = running.address;
-    say::line(format!("\ncustody: {level}"));
-    for line in kept(level) {
+    say::line(format!("\ncustody: {}", row.level));
+    for line in custody::kept(row.level, tokens) {
         say::line(line);
     }
     say::line("\nTry it:");
@@ -142,11 +162,17 @@ fn describe(running: &Running, folder: &Folder, token: &Token<'_>, level: &str) 
     ));
     say::line("\nWhere things are:");
     let show = |path: PathBuf| path.display().to_string();
+    let row = |what: &str, place: String| say::line(format!("  {what:<14} {place}"));
+    for token in tokens.all() {
+        row(&format!("token `{}`", token.name()), token.uri());
+        row("  module", show(token.module()));
+        for (name, value) in token.env() {
+            let value = value.to_string_lossy().into_owned();
+            row("  variable", format!("{name}={}", shell_line(&[value])));
+        }
+    }
     for (what, place) in [
-        ("token", token.uri()),
-        ("key", site::key_uri()),
-        ("SOFTHSM2_CONF", show(folder.softhsm_conf())),
-        ("PIN file", show(folder.pin())),
+        ("key", tokens.key.key_uri()),
         ("site CA", show(folder.site_ca())),
         ("certificate", show(folder.certificate())),
         ("private CA", show(folder.pki("ca.pem"))),
@@ -155,60 +181,8 @@ fn describe(running: &Running, folder: &Folder, token: &Token<'_>, level: &str) 
         ("signer's log", show(folder.log("signer"))),
         ("proxy's log", show(folder.log("proxy"))),
     ] {
-        say::line(format!("  {what:<14} {place}"));
+        row(what, place);
     }
-}
-
-/// What a level says about each secret, in the order in which a handshake makes them.
-fn kept(level: &str) -> Vec<String> {
-    let rows = [
-        ("the site's private key", "signature"),
-        (
-            "the ephemeral private key and the ECDHE secret",
-            "premaster",
-        ),
-        ("the first derivation from that secret", "premaster"),
-        ("the handshake and master secrets", "master"),
-        ("the traffic secrets and Finished keys", "schedule"),
-    ];
-    let order = ["signature", "premaster", "master", "schedule"];
-    let rank = |name: &str| order.iter().position(|other| *other == name);
-    let mut lines: Vec<_> = rows
-        .iter()
-        .map(|(secret, needed)| {
-            let stays = rank(level) >= rank(needed);
-            let place = if stays {
-                "stayed in the token"
-            } else {
-                "passed through the signer's memory"
-            };
-            format!("  {secret:<48} {place}")
-        })
-        .collect();
-    lines.push(format!(
-        "  {:<48} all that the proxy got",
-        "the AEAD keys and IVs of each session"
-    ));
-    lines.push("  SoftHSM2 is a software token: it protects against disclosure of the signer's memory, not against".to_owned());
-    lines.push(
-        "  code that runs as the signer's user. docs/custody.md says what each level is worth."
-            .to_owned(),
-    );
-    lines
-}
-
-/// The lowest level that the handshakes so far had, as the signer logged it.
-fn custody(running: &mut Running, interrupt: &Interrupt) -> Result<String, Error> {
-    let levels = ["signature", "premaster", "master", "schedule"];
-    running
-        .signer
-        .wait_for("finished a handshake", interrupt, |log| {
-            daemon::fields(log)
-                .filter_map(|line| daemon::find_text(&line, "custody"))
-                .filter_map(|seen| levels.iter().position(|level| *level == seen))
-                .min()
-                .map(|lowest| levels[lowest].to_owned())
-        })
 }
 
 fn stay(running: &mut Running, interrupt: &Interrupt) -> Result<(), Error> {

@@ -38,13 +38,14 @@ impl Backend {
     }
 }
 
-/// Makes one request for each TLS version with a client of our own, and with curl where that is installed.
+/// Makes one request for each TLS version with a client of our own, and with curl where that is installed. Gives the
+/// CA's certificate.
 pub(super) fn make(
     running: &Running,
     folder: &Folder,
     backend: Backend,
     interrupt: &Interrupt,
-) -> Result<(), Error> {
+) -> Result<Vec<u8>, Error> {
     let ca = std::fs::read(folder.site_ca()).map_err(|source| Error::File {
         act: "read",
         path: folder.site_ca(),
@@ -55,13 +56,13 @@ pub(super) fn make(
     }
     if command::find("curl").is_none() {
         say::line("curl is not installed: its requests are left out");
-        return Ok(());
+        return Ok(ca);
     }
     for version in [Version::Tls13, Version::Tls12] {
         interrupt.check()?;
         with_curl(running, folder, version, backend)?;
     }
-    Ok(())
+    Ok(ca)
 }
 
 /// What curl needs to fetch the site's first page.
