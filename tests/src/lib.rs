@@ -4,6 +4,7 @@
 //! does wrong things, and a relay that sees what proxy and signer say to each other. The tests themselves are in
 //! `tests/`, by theme. Every site uses ports that the system chose, on the loopback alone.
 
+pub mod audit;
 pub mod backend;
 pub mod channel;
 pub mod clients;
@@ -11,9 +12,12 @@ pub mod crowd;
 pub mod daemon;
 pub mod dialogue;
 pub mod http;
+pub mod matrix;
+pub mod overheard;
 pub mod pki;
 pub mod proxy_header;
 pub mod rawtls;
+pub mod readable;
 pub mod relay;
 pub mod running;
 pub mod rustls_client;

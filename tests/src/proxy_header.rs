@@ -134,7 +134,9 @@ mod tests {
         let length = 12 + vectors.len() as u8;
         let mut bytes = [
             SIGNATURE,
-            &[0x21, 0x11, 0, length, 127, 0, 0, 1, 10, 0, 0, 2, 1, 0, 0, 80],
+            &[
+                0x21, 0x11, 0, length, 127, 0, 0, 1, 10, 0, 0, 2, 1, 0, 0, 80,
+            ],
             &vectors,
             b"GET",
         ]

@@ -12,7 +12,7 @@ use keyhaven_softhsm_test::{ModuleKind, TestToken};
 use crate::backend::{Backend, Manner};
 use crate::pki::{Ca, Flaw, Pair};
 use crate::relay::{Relay, Rule};
-use crate::running::{Parts, Site};
+use crate::running::{Parts, Site, makes_key_blocks};
 
 /// The identity of the proxy.
 pub const PROXY: &str = "spiffe://keyhaven.test/proxy/edge-1";
@@ -25,7 +25,7 @@ pub struct Builder {
     names: Vec<Named>,
     module: ModuleKind,
     exchange: Option<ModuleKind>,
-    tap: bool,
+    tap: Option<bool>,
     signer_sections: String,
     signer_limits: String,
     proxy_limits: String,
@@ -66,7 +66,7 @@ pub fn empty_site() -> Builder {
         names: Vec::new(),
         module: ModuleKind::SoftHsm2,
         exchange: None,
-        tap: false,
+        tap: None,
         signer_sections: String::new(),
         signer_limits: String::new(),
         proxy_limits: String::new(),
@@ -145,9 +145,10 @@ impl Builder {
         self
     }
 
-    /// Listens to all that the tokens give, from the signer's start on.
-    pub fn tap(mut self) -> Builder {
-        self.tap = true;
+    /// Whether to listen to all that the tokens give, from the signer's start on. Unless said, that is done where
+    /// only a closer look tells whether a key could be read.
+    pub fn tap(mut self, tap: bool) -> Builder {
+        self.tap = Some(tap);
         self
     }
 
@@ -289,7 +290,7 @@ impl Builder {
             if !faults.is_empty() {
                 token.shim().set_faults(faults);
             }
-            if self.tap {
+            if self.tap.unwrap_or(makes_key_blocks(token.kind())) {
                 token.shim().tap();
             }
         }
@@ -305,6 +306,7 @@ impl Builder {
             proxy_pair,
             dir,
             env: self.signer_env.clone(),
+            marks: Default::default(),
         }
     }
 
@@ -313,6 +315,7 @@ impl Builder {
         let parts = self.prepare();
         let signer = parts.spawn_signer();
         let signer_address = signer.listening();
+        parts.mark();
         let relay = self
             .relay
             .take()

@@ -59,7 +59,13 @@ impl Ca {
         write_private(&key, &self.issuer.key().serialize_pem());
         fs::write(&index, self.index_line(certificate)).expect("the test's folder can be written");
         let mut openssl = Command::new("openssl");
-        openssl.args(["ocsp", "-sha256", "-noverify", "-nmin", &minutes.to_string()]);
+        openssl.args([
+            "ocsp",
+            "-sha256",
+            "-noverify",
+            "-nmin",
+            &minutes.to_string(),
+        ]);
         for (option, path) in [
             ("-index", &index),
             ("-CA", &ca),

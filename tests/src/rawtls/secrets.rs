@@ -57,6 +57,7 @@ pub(crate) struct Schedule {
     suite: u16,
     psk: Option<Vec<u8>>,
     shared: Vec<u8>,
+    inner: Vec<u8>,
     handshake: Vec<u8>,
     pub(crate) client_handshake: Vec<u8>,
     pub(crate) server_handshake: Vec<u8>,
@@ -78,8 +79,10 @@ impl Schedule {
         let hash = Hash::of_suite(suite);
         let zeros = vec![0; hash.len()];
         let early = hash.hmac(&zeros, psk.unwrap_or(&zeros));
-        let handshake = hash.hmac(&derived(hash, &early), shared);
+        let salt = derived(hash, &early);
+        let handshake = hash.hmac(&salt, shared);
         Schedule {
+            inner: inner(hash, &salt, shared),
             client_handshake: hash.derive_secret(&handshake, "c hs traffic", transcript),
             server_handshake: hash.derive_secret(&handshake, "s hs traffic", transcript),
             main: hash.hmac(&derived(hash, &handshake), &zeros),
@@ -134,6 +137,7 @@ impl Schedule {
             &self.shared,
         )];
         let master = |name: &str, bytes: &[u8]| Named::kept(name, CustodyLevel::Master, bytes);
+        all.push(Named::leaving(INNER, &self.inner));
         all.push(master("handshake secret", &self.handshake));
         all.push(master(
             "salt of the main secret",
@@ -191,3 +195,15 @@ impl Schedule {
 fn derived(hash: Hash, secret: &[u8]) -> Vec<u8> {
     hash.derive_secret(secret, "derived", b"")
 }
+
+/// The inner hash of an HMAC (RFC 2104): what comes out of a token that digests the shared secret and no more.
+fn inner(hash: Hash, key: &[u8], message: &[u8]) -> Vec<u8> {
+    let block = if hash == Hash::Sha384 { 128 } else { 64 };
+    let mut padded = key.to_vec();
+    padded.resize(block, 0);
+    padded.iter_mut().for_each(|byte| *byte ^= 0x36);
+    hash.digest(&[&padded, message].concat())
+}
+
+/// What the inner hash of the extraction of the handshake secret is called.
+const INNER: &str = "inner hash of the extraction";

@@ -246,6 +246,7 @@ impl Client12 {
             ));
         }
         let [client, server] = self.application_keys();
+        all.push(Named::leaving("key block", &self.block));
         all.push(Named::leaving("client write key", client));
         all.push(Named::leaving("server write key", server));
         all

@@ -208,6 +208,10 @@ impl Client13 {
     /// Every secret of the connection by its name; traffic secrets of the generation in use.
     pub fn named_secrets(&self) -> Vec<Named> {
         let mut all = self.schedule.named();
+        all.push(Named::leaving("MAC of the client", &self.verify_data));
+        if let Some((_, finished)) = self.messages.last() {
+            all.push(Named::leaving("MAC of the server", &finished[4..]));
+        }
         for ticket in &self.tickets {
             all.push(Named::kept(
                 "PSK of a ticket",
