@@ -67,7 +67,7 @@ pub struct Reloader {
     watch: Watch,
     every: Duration,
     staples_until: Option<SystemTime>,
-    /// Why the last look was refused; it is tried again at the next.
+    /// Why the last look was refused; told once, although it is tried again at the next.
     failed_look: Option<String>,
     policy: Shared,
     counters: Arc<Counters>,
@@ -170,7 +170,8 @@ impl Reloader {
         let staple_ended = self
             .staples_until
             .is_some_and(|until| until <= SystemTime::now());
-        staple_ended || self.failed_look.is_some() || self.watch.has_changed()
+        // After a refused look this holds until one is taken over.
+        staple_ended || self.watch.has_changed()
     }
 
     /// How long until the next look, if there is one.
@@ -178,7 +179,8 @@ impl Reloader {
         let every = (!self.every.is_zero()).then_some(self.every);
         let staple = self.staples_until.map(|until| {
             let left = until.duration_since(SystemTime::now()).unwrap_or_default();
-            left + STAPLE_PAUSE
+            let failed = self.failed_look.is_some();
+            left + if failed { RETRY_PAUSE } else { STAPLE_PAUSE }
         });
         every.into_iter().chain(staple).min()
     }
@@ -276,5 +278,7 @@ async fn on_a_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'stati
     waiting.await.ok()
 }
 
-/// After a staple's end, and between tries to leave it out.
+/// After a staple's end.
 const STAPLE_PAUSE: Duration = Duration::from_secs(1);
+/// Between tries to leave it out, while something else is wrong.
+const RETRY_PAUSE: Duration = Duration::from_secs(30);

@@ -4,7 +4,7 @@
 
 use std::path::PathBuf;
 
-use keyhaven_hsm::{Module, PinSource, Profile, Token};
+use keyhaven_hsm::{Module, PinSource, Profile, Token, admin};
 
 use super::{StartError, Terminal};
 use crate::{config::TokenConfig, policy::ServedToken};
@@ -93,10 +93,20 @@ fn open_anew(section: &TokenConfig, terminal: Terminal) -> Result<(Token, Profil
         label = token.info().label,
         model = token.info().model,
         module = %module.path().display(),
+        says_it_is = says_it_is(&module, &token),
         custody_tls13 = %profile.tls13,
         custody_tls12 = %profile.tls12,
         groups = ?profile.groups,
         "token is open and proven"
     );
     Ok((token, profile))
+}
+
+/// By CKF_HW_SLOT (PKCS#11 3.1, section 3.3): what a module says, which nobody can prove from here.
+fn says_it_is(module: &Module, token: &Token) -> &'static str {
+    match admin::survey(module, token.info()) {
+        Ok(survey) if survey.slot.hardware => "hardware",
+        Ok(_) => "software",
+        Err(_) => "unknown",
+    }
 }
