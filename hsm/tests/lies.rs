@@ -72,6 +72,19 @@ fn a_wrong_master_secret_of_tls12_lowers_the_level() {
     assert_eq!((profile.tls12, profile.tls13), (Premaster, Schedule));
 }
 
+/// A module that is right about random secrets and wrong about the known one: the seventh key block is the vector's.
+#[test]
+fn a_wrong_known_answer_lowers_the_level() {
+    let test = fresh_token!(kind: ModuleKind::Kryoptic);
+    let profile = with_faults(&test, "C_DeriveKey corrupt of CKM_TLS_KDF after 6");
+    assert_eq!((profile.tls12, profile.tls13), (Premaster, Schedule));
+    let failures = failures(&profile);
+    assert!(
+        failures.contains("a known schedule comes out"),
+        "{failures}"
+    );
+}
+
 #[test]
 fn secrets_in_the_open_prove_nothing() {
     let test = fresh_token!(kind: ModuleKind::Kryoptic);

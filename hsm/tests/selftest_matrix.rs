@@ -70,6 +70,55 @@ fn keeps_the_whole_schedule(profile: &Profile) {
     assert_eq!(profile.schedule12, pairs);
     assert!(profile.prepends);
     assert!(profile.vault, "{:#?}", profile.checks);
+    let failed = profile.checks.iter().filter(|check| !check.passed);
+    let failed: Vec<_> = failed.map(|check| &check.name[..]).collect();
+    let ml_kem = "hybrid: ML-KEM-768 secret stays and goes before another";
+    assert!(failed.iter().all(|name| *name == ml_kem), "{failed:?}");
+    for vector in [
+        "TLS 1.3: the trace of RFC 8448 comes out",
+        "TLS 1.2: a known schedule comes out",
+        "vault: AES key wrapping opens a known blob",
+    ] {
+        assert!(
+            profile.checks.iter().any(|check| check.name == vector),
+            "{vector}: {:#?}",
+            profile.checks
+        );
+    }
+}
+
+/// The self-tests run at each start, also of a token at the end of a network: no more than so many calls, none of
+/// which leaves anything behind.
+fn is_brief(test: &TestToken, calls_max: u64) {
+    let shim = test.shim();
+    let token = common::open_module(test, &shim.module());
+    let before = shim.report();
+    token.prove().unwrap();
+    let after = shim.report();
+    let calls = after.total() - before.total();
+    eprintln!("{}: {calls} calls", test.kind());
+    assert!(
+        calls <= calls_max,
+        "{calls}: {}",
+        after.calls_since(&before)
+    );
+    token.prove().unwrap();
+    assert_eq!(shim.report().live(), after.live());
+}
+
+#[test]
+fn the_self_tests_of_softhsm2_are_brief() {
+    is_brief(&fresh_token!(), 250);
+}
+
+#[test]
+fn the_self_tests_of_nss_are_brief() {
+    is_brief(&fresh_token!(kind: ModuleKind::Nss), 1500);
+}
+
+#[test]
+fn the_self_tests_of_kryoptic_are_brief() {
+    is_brief(&fresh_token!(kind: ModuleKind::Kryoptic), 1500);
 }
 
 #[test]

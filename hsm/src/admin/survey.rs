@@ -203,19 +203,19 @@ impl From<Limit> for Bound {
     }
 }
 
-/// By cryptoki's own list, which leaves out what it has no name for.
+/// By the module's own list; where that cannot be had, by cryptoki's, which leaves out what it has no name for.
 fn mechanisms(module: &Module, slot: Slot) -> Result<Mechanisms, CryptokiError> {
     let pkcs11 = module.pkcs11();
-    let mut list: Vec<MechanismFacts> = pkcs11
-        .get_mechanism_list(slot)?
+    let (known, complete) = match module.raw() {
+        Some(raw) => (raw.mechanism_list(slot)?, true),
+        None => (pkcs11.get_mechanism_list(slot)?, false),
+    };
+    let mut list: Vec<MechanismFacts> = known
         .into_iter()
         .map(|mechanism| one(mechanism, pkcs11.get_mechanism_info(slot, mechanism)))
         .collect();
     list.sort_by_key(|mechanism| mechanism.id);
-    Ok(Mechanisms {
-        complete: false,
-        list,
-    })
+    Ok(Mechanisms { complete, list })
 }
 
 fn one(mechanism: MechanismType, info: Result<MechanismInfo, CryptokiError>) -> MechanismFacts {

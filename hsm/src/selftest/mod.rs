@@ -9,6 +9,7 @@ mod schedule12;
 mod schedule13;
 mod software;
 mod vault;
+mod vectors;
 
 use cryptoki::object::ObjectHandle;
 use keyhaven_types::{CustodyLevel, HashAlgorithm, NamedGroup};
@@ -37,6 +38,7 @@ pub(crate) fn run(session: &OpenSession, quirks: &Quirks) -> (Profile, Ways) {
     for group in quirks.group_order {
         run.group(group);
     }
+    run.vectors();
     let Run {
         mut profile, ways, ..
     } = run;

@@ -9,6 +9,8 @@
     reason = "the functions of a PKCS#11 module take pointers; each block says why it is sound"
 )]
 
+mod keys;
+
 use std::{
     ffi::{CStr, c_void},
     path::Path,
@@ -18,16 +20,18 @@ use std::{
 use cryptoki::{
     context::{CInitializeArgs, CInitializeFlags, Function, Pkcs11},
     error::{Error as CryptokiError, Rv},
-    mechanism::Mechanism,
+    mechanism::{Mechanism, MechanismType},
     object::{Attribute, ObjectHandle},
     session::Session,
+    slot::Slot,
 };
 use cryptoki_sys::{
     CK_ATTRIBUTE, CK_ATTRIBUTE_TYPE, CK_FUNCTION_LIST, CK_INFO, CK_MECHANISM, CK_MECHANISM_TYPE,
     CK_OBJECT_HANDLE, CK_SSL3_RANDOM_DATA, CK_TLS_KDF_PARAMS, CK_TLS_MAC_PARAMS,
-    CK_TLS12_EXTENDED_MASTER_KEY_DERIVE_PARAMS, CK_ULONG, CKA_ALLOWED_MECHANISMS, CKM_TLS_KDF,
-    CKM_TLS_MAC, CKR_OK,
+    CK_TLS12_EXTENDED_MASTER_KEY_DERIVE_PARAMS, CK_ULONG, CKM_TLS_KDF, CKM_TLS_MAC, CKR_OK,
 };
+
+pub(crate) use keys::Item;
 
 type Result<T> = std::result::Result<T, CryptokiError>;
 
@@ -36,17 +40,6 @@ pub(crate) struct Raw {
     list: CK_FUNCTION_LIST,
     /// Keeps the library, and with it the functions, in memory.
     _library: cryptoki_sys::Pkcs11,
-}
-
-/// One attribute of a template.
-#[derive(Debug)]
-pub(crate) enum Item {
-    /// As cryptoki knows it.
-    Plain(Attribute),
-    /// CKA_ALLOWED_MECHANISMS, with mechanisms that cryptoki does not know.
-    Allowed(Vec<CK_MECHANISM_TYPE>),
-    /// CKA_WRAP_TEMPLATE or CKA_UNWRAP_TEMPLATE.
-    Template(CK_ATTRIBUTE_TYPE, Vec<Attribute>),
 }
 
 /// The two randoms of a TLS 1.2 derivation, in the order in which the module is to be told of them.
@@ -79,6 +72,23 @@ impl Raw {
             list,
             _library: library,
         })
+    }
+
+    /// C_GetMechanismList with whatever it has: cryptoki leaves out what it has no name for.
+    pub(crate) fn mechanism_list(&self, slot: Slot) -> Result<Vec<MechanismType>> {
+        let get = function(self.list.C_GetMechanismList)?;
+        let mut count = 0;
+        // SAFETY: without a list the function writes the number alone.
+        let rv = unsafe { get(slot.into(), ptr::null_mut(), &raw mut count) };
+        Rv::from(rv).into_result(Function::GetMechanismList)?;
+        let len = usize::try_from(count).map_err(|_| CryptokiError::InvalidValue)?;
+        let mut ids: Vec<CK_MECHANISM_TYPE> = vec![0; len.min(MECHANISMS_MAX)];
+        count = ids.len() as CK_ULONG;
+        // SAFETY: the list is given with its length.
+        let rv = unsafe { get(slot.into(), ids.as_mut_ptr(), &raw mut count) };
+        Rv::from(rv).into_result(Function::GetMechanismList)?;
+        ids.truncate(usize::try_from(count).map_err(|_| CryptokiError::InvalidValue)?);
+        Ok(ids.into_iter().map(mechanism_type).collect())
     }
 
     /// C_SignInit and one C_Sign into `out`; the length of what was written.
@@ -218,171 +228,6 @@ impl Raw {
         self.derive(session, mechanism, master, template)
     }
 
-    /// C_GenerateKey.
-    pub(crate) fn generate_key(
-        &self,
-        session: &Session,
-        mechanism: &Mechanism<'_>,
-        template: &[Item],
-    ) -> Result<ObjectHandle> {
-        let generate = function(self.list.C_GenerateKey)?;
-        let mut mechanism = CK_MECHANISM::from(mechanism);
-        let mut handle = 0;
-        let rv = with_template(template, |attributes| {
-            // SAFETY: the mechanism and the template's values are borrowed by this function, past the call.
-            unsafe {
-                generate(
-                    session.handle(),
-                    &raw mut mechanism,
-                    attributes.as_mut_ptr(),
-                    attributes.len() as CK_ULONG,
-                    &raw mut handle,
-                )
-            }
-        });
-        Rv::from(rv).into_result(Function::GenerateKey)?;
-        Ok(object(handle))
-    }
-
-    /// One C_WrapKey into `out`, with a mechanism that has no parameters.
-    pub(crate) fn wrap_key(
-        &self,
-        session: &Session,
-        id: CK_MECHANISM_TYPE,
-        wrapping: ObjectHandle,
-        key: ObjectHandle,
-        out: &mut [u8],
-    ) -> Result<usize> {
-        let wrap = function(self.list.C_WrapKey)?;
-        let mut mechanism = bare(id);
-        let mut len = out.len() as CK_ULONG;
-        // SAFETY: the buffer is given with its length; the mechanism has no parameters.
-        let rv = unsafe {
-            wrap(
-                session.handle(),
-                &raw mut mechanism,
-                wrapping.handle(),
-                key.handle(),
-                out.as_mut_ptr(),
-                &raw mut len,
-            )
-        };
-        Rv::from(rv).into_result(Function::WrapKey)?;
-        written(len, out)
-    }
-
-    /// C_UnwrapKey with a mechanism that has no parameters.
-    pub(crate) fn unwrap_key(
-        &self,
-        session: &Session,
-        id: CK_MECHANISM_TYPE,
-        unwrapping: ObjectHandle,
-        wrapped: &[u8],
-        template: &[Attribute],
-    ) -> Result<ObjectHandle> {
-        let unwrap = function(self.list.C_UnwrapKey)?;
-        let mut mechanism = bare(id);
-        let mut template: Vec<CK_ATTRIBUTE> = template.iter().map(CK_ATTRIBUTE::from).collect();
-        let mut handle = 0;
-        // SAFETY: the blob and the template's values are borrowed past the call; the module writes to neither.
-        let rv = unsafe {
-            unwrap(
-                session.handle(),
-                &raw mut mechanism,
-                unwrapping.handle(),
-                wrapped.as_ptr().cast_mut(),
-                wrapped.len() as CK_ULONG,
-                template.as_mut_ptr(),
-                template.len() as CK_ULONG,
-                &raw mut handle,
-            )
-        };
-        Rv::from(rv).into_result(Function::UnwrapKey)?;
-        Ok(object(handle))
-    }
-
-    /// C_EncryptInit and one C_Encrypt into `out`, which must have room for the tag, too.
-    pub(crate) fn encrypt(
-        &self,
-        session: &Session,
-        mechanism: &Mechanism<'_>,
-        key: ObjectHandle,
-        data: &[u8],
-        out: &mut [u8],
-    ) -> Result<usize> {
-        let init = function(self.list.C_EncryptInit)?;
-        let mut mechanism = CK_MECHANISM::from(mechanism);
-        // SAFETY: the mechanism's parameters are borrowed by the caller, past this call.
-        let rv = unsafe { init(session.handle(), &raw mut mechanism, key.handle()) };
-        Rv::from(rv).into_result(Function::EncryptInit)?;
-        let encrypt = function(self.list.C_Encrypt)?;
-        let mut len = out.len() as CK_ULONG;
-        // SAFETY: both buffers are given with their lengths; the parameters live as above.
-        let rv = unsafe {
-            encrypt(
-                session.handle(),
-                data.as_ptr().cast_mut(),
-                data.len() as CK_ULONG,
-                out.as_mut_ptr(),
-                &raw mut len,
-            )
-        };
-        Rv::from(rv).into_result(Function::Encrypt)?;
-        written(len, out)
-    }
-
-    /// C_DecryptInit and one C_Decrypt into `out`.
-    pub(crate) fn decrypt(
-        &self,
-        session: &Session,
-        mechanism: &Mechanism<'_>,
-        key: ObjectHandle,
-        data: &[u8],
-        out: &mut [u8],
-    ) -> Result<usize> {
-        self.decrypt_with(session, CK_MECHANISM::from(mechanism), key, data, out)
-    }
-
-    /// The same with a mechanism that has no parameters.
-    pub(crate) fn decrypt_bare(
-        &self,
-        session: &Session,
-        id: CK_MECHANISM_TYPE,
-        key: ObjectHandle,
-        data: &[u8],
-        out: &mut [u8],
-    ) -> Result<usize> {
-        self.decrypt_with(session, bare(id), key, data, out)
-    }
-
-    fn decrypt_with(
-        &self,
-        session: &Session,
-        mut mechanism: CK_MECHANISM,
-        key: ObjectHandle,
-        data: &[u8],
-        out: &mut [u8],
-    ) -> Result<usize> {
-        let init = function(self.list.C_DecryptInit)?;
-        // SAFETY: the mechanism's parameters are borrowed by the caller, past this call.
-        let rv = unsafe { init(session.handle(), &raw mut mechanism, key.handle()) };
-        Rv::from(rv).into_result(Function::DecryptInit)?;
-        let decrypt = function(self.list.C_Decrypt)?;
-        let mut len = out.len() as CK_ULONG;
-        // SAFETY: both buffers are given with their lengths; the parameters live as above.
-        let rv = unsafe {
-            decrypt(
-                session.handle(),
-                data.as_ptr().cast_mut(),
-                data.len() as CK_ULONG,
-                out.as_mut_ptr(),
-                &raw mut len,
-            )
-        };
-        Rv::from(rv).into_result(Function::Decrypt)?;
-        written(len, out)
-    }
-
     fn derive(
         &self,
         session: &Session,
@@ -439,34 +284,10 @@ fn bare(id: CK_MECHANISM_TYPE) -> CK_MECHANISM {
     }
 }
 
-/// Calls `f` with the attributes that stand for the items. They point into the items and into what is kept here
-/// until `f` has returned.
-fn with_template<T>(items: &[Item], f: impl FnOnce(&mut [CK_ATTRIBUTE]) -> T) -> T {
-    let mut nested: Vec<Vec<CK_ATTRIBUTE>> = items
-        .iter()
-        .map(|item| match item {
-            Item::Template(_, attributes) => attributes.iter().map(CK_ATTRIBUTE::from).collect(),
-            _ => Vec::new(),
-        })
-        .collect();
-    let mut attributes: Vec<CK_ATTRIBUTE> = items
-        .iter()
-        .zip(&mut nested)
-        .map(|(item, nested)| match item {
-            Item::Plain(attribute) => CK_ATTRIBUTE::from(attribute),
-            Item::Allowed(mechanisms) => CK_ATTRIBUTE {
-                type_: CKA_ALLOWED_MECHANISMS,
-                pValue: mechanisms.as_ptr().cast_mut().cast(),
-                ulValueLen: size_of_val(mechanisms.as_slice()) as CK_ULONG,
-            },
-            Item::Template(kind, _) => CK_ATTRIBUTE {
-                type_: *kind,
-                pValue: nested.as_mut_ptr().cast(),
-                ulValueLen: size_of_val(nested.as_slice()) as CK_ULONG,
-            },
-        })
-        .collect();
-    f(&mut attributes)
+/// A mechanism's number as cryptoki wants it.
+fn mechanism_type(id: CK_MECHANISM_TYPE) -> MechanismType {
+    // SAFETY: MechanismType is a transparent wrapper of this number, and every number is one of its values.
+    unsafe { std::mem::transmute::<CK_MECHANISM_TYPE, MechanismType>(id) }
 }
 
 fn object(handle: CK_OBJECT_HANDLE) -> ObjectHandle {
@@ -486,5 +307,7 @@ fn written(len: CK_ULONG, out: &[u8]) -> Result<usize> {
         .ok_or(CryptokiError::InvalidValue)
 }
 
+/// More mechanisms than any module has.
+const MECHANISMS_MAX: usize = 4096;
 /// Bytes of a Finished of TLS 1.2 (RFC 5246, section 7.4.9).
 const FINISHED_LEN: CK_ULONG = 12;
