@@ -203,13 +203,54 @@ impl Handshake {
             }
             Ok(Pumped::Blocked) => match self.expects() {
                 None => self.release(worker, consumed, to_client),
-                Some(expect) => Step {
-                    consumed,
-                    to_client,
-                    result: StepResult::More(Box::new(self), expect),
-                },
+                Some(expect) => self.wait(worker, expect, consumed, to_client),
             },
         }
+    }
+
+    /// Stands still until the client goes on. In the middle of TLS 1.3 only what its flight needs stays in the token.
+    fn wait(
+        mut self,
+        worker: &Worker,
+        expect: Expect,
+        consumed: usize,
+        to_client: Vec<u8>,
+    ) -> Step {
+        if expect == Expect::ClientFlight {
+            if let Some(refusal) = self.lacks_protocol() {
+                return Step::refused(refusal);
+            }
+            let captured = &self.context.captured;
+            let wanted: Vec<_> = [
+                &captured.client_handshake,
+                &captured.client_application,
+                &captured.server_application,
+            ]
+            .into_iter()
+            .filter_map(|shown| match shown {
+                Some(Shown::Handle(index)) => Some(*index),
+                _ => None,
+            })
+            .collect();
+            if let Err(failure) = self.context.secrets.keep_only(worker, &wanted) {
+                return Step::failed(failure);
+            }
+        }
+        Step {
+            consumed,
+            to_client,
+            result: StepResult::More(Box::new(self), expect),
+        }
+    }
+
+    /// The first ClientHello was checked before the token worked; a second one may take its protocols back.
+    fn lacks_protocol(&self) -> Option<Refusal> {
+        (self.alpn_required && self.connection.alpn().is_none()).then(|| {
+            Refusal::ours(
+                alert::NO_APPLICATION_PROTOCOL,
+                "the client names no protocol any more",
+            )
+        })
     }
 
     /// What the client must send next; nothing when the server's flight is whole and only a Finished is missing.
@@ -227,12 +268,8 @@ impl Handshake {
     }
 
     fn release(mut self, worker: &Worker, consumed: usize, to_client: Vec<u8>) -> Step {
-        // The first ClientHello was checked before the token worked; a second one may take its protocols back.
-        if self.alpn_required && self.connection.alpn().is_none() {
-            return Step::refused(Refusal::ours(
-                alert::NO_APPLICATION_PROTOCOL,
-                "the client names no protocol any more",
-            ));
+        if let Some(refusal) = self.lacks_protocol() {
+            return Step::refused(refusal);
         }
         let Some(client_handshake) = self.context.captured.client_handshake.take() else {
             return Step::failed(NOT_SHOWN);

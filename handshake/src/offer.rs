@@ -37,7 +37,9 @@ pub(crate) struct Offer {
 /// What offers are made from.
 pub(crate) struct Offering<'a> {
     pub(crate) profile: &'a Profile,
+    /// Where TLS 1.2 runs, and what it may say of itself.
     pub(crate) tls12: CustodyLevel,
+    pub(crate) claim12: CustodyLevel,
     pub(crate) tls13: CustodyLevel,
     pub(crate) custody_min: CustodyLevel,
     pub(crate) algorithms: &'a [KeyAlgorithm],
@@ -99,8 +101,12 @@ impl Offering<'_> {
         provider::suites()
             .iter()
             .filter(|suite| {
-                let level = if suite.is_tls13() { tls13 } else { self.tls12 };
-                level >= self.custody_min
+                let (level, claim) = if suite.is_tls13() {
+                    (tls13, tls13)
+                } else {
+                    (self.tls12, self.claim12)
+                };
+                claim >= self.custody_min
                     && self.is_proven(level, suite, group)
                     && (suite.is_tls13() || (with_tls12 && signs_for(suite, self.algorithms)))
             })

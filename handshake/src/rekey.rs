@@ -203,7 +203,7 @@ impl Sealer {
                 let vault = vault.as_ref().map_err(|_| RekeyError::Denied)?;
                 let (vault, worker) = vault.zip(worker).ok_or(RekeyError::NoVault)?;
                 let (day, len) = (seconds(now) / DAY, facts.hash.output_len());
-                let opened = worker.vault_open(vault, day, &aad, sealed, len, Kept::Wrappable)?;
+                let opened = worker.vault_open(vault, day, &aad, sealed, len, Kept::Never)?;
                 TrafficSecret::Token(opened.ok_or(RekeyError::Unopened)?.secret)
             }
         };

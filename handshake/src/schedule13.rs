@@ -163,9 +163,13 @@ impl HkdfExpander for TokenExpander {
         };
         let used = used.min(output.len());
         output.fill(0);
-        if let Err(failure) =
+        let comes_out = matches!(info.get(3).copied(), Some(b"key" | b"iv"));
+        let expanded = if comes_out {
             expand_bytes(self.hash, self.secret, &info.concat(), &mut output[..used])
-        {
+        } else {
+            Err(Failure::Engine("bytes that are neither a key nor an IV"))
+        };
+        if let Err(failure) = expanded {
             context::fail(failure);
             output.copy_from_slice(&stand_in(output.len()));
         }

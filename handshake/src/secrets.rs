@@ -96,6 +96,19 @@ impl Secrets {
         }
     }
 
+    /// Destroys every object but these, which are made now: for a handshake that waits long for its client.
+    pub(crate) fn keep_only(&mut self, worker: &Worker, wanted: &[Index]) -> Result<(), Failure> {
+        for index in wanted {
+            self.object(worker, *index)?;
+        }
+        for (at, entry) in self.table.iter_mut().enumerate() {
+            if !wanted.contains(&Index(at)) && !matches!(entry.state, State::Noted(..)) {
+                entry.state = State::Taken;
+            }
+        }
+        Ok(())
+    }
+
     /// Takes an object out of the table, to be sealed.
     pub(crate) fn take_object(
         &mut self,

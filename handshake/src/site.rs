@@ -112,15 +112,20 @@ pub enum SiteError {
     NoKey,
     /// Neither TLS version reaches the level asked for.
     #[error(
-        "custody_min is {min}, but the token proves {tls13} for TLS 1.3 and {tls12} for TLS 1.2"
+        "custody_min is {min}, but TLS 1.3 reaches {tls13} here and TLS 1.2 {tls12}: the token proves {proven}{}",
+        if *has_vault { "" } else { ", and no keys that wrap secrets, without which TLS 1.3 ends at master" }
     )]
     BelowMinimum {
         /// What is asked for.
         min: CustodyLevel,
-        /// What is proven for TLS 1.3.
+        /// What TLS 1.3 reaches with the site's own bounds.
         tls13: CustodyLevel,
-        /// What is proven for TLS 1.2.
+        /// What TLS 1.2 reaches with the site's own bounds.
         tls12: CustodyLevel,
+        /// The most that the token proves.
+        proven: CustodyLevel,
+        /// Whether it can wrap secrets for rekey states.
+        has_vault: bool,
     },
     /// The clients' authorities or revocation lists are not usable.
     #[error("clients' certificates cannot be judged: {0}")]
@@ -134,6 +139,8 @@ pub enum SiteError {
 pub struct Site {
     offers: Vec<Offer>,
     tls12: CustodyLevel,
+    /// What TLS 1.2 may say of itself.
+    claim12: CustodyLevel,
     tls13: CustodyLevel,
     exchange: Token,
     ml_kem: bool,
@@ -172,11 +179,14 @@ impl Site {
         }
         let keys_min = spec.keys.iter().map(|key| key.custody_min).max();
         let min = keys_min.map_or(spec.custody_min, |of_keys| of_keys.max(spec.custody_min));
-        if tls12.max(tls13) < min {
+        let claim12 = tls12_claim(&spec, tls12);
+        if claim12.max(tls13) < min {
             return Err(SiteError::BelowMinimum {
                 min,
-                tls13: spec.profile.tls13,
-                tls12: spec.profile.tls12,
+                tls13,
+                tls12: claim12,
+                proven: spec.profile.tls13.max(spec.profile.tls12),
+                has_vault: spec.profile.vault,
             });
         }
         let algorithms: Vec<_> = spec.keys.iter().map(|key| key.key.algorithm()).collect();
@@ -187,6 +197,7 @@ impl Site {
         let offers = Offering {
             profile: &spec.profile,
             tls12,
+            claim12,
             tls13,
             custody_min: least.map_or(spec.custody_min, |of_keys| of_keys.max(spec.custody_min)),
             algorithms: &algorithms,
@@ -205,6 +216,7 @@ impl Site {
         Ok(Self {
             offers,
             tls12,
+            claim12,
             tls13,
             exchange: spec.exchange,
             ml_kem: spec.profile.ml_kem,
@@ -220,7 +232,7 @@ impl Site {
 
     /// The level for TLS 1.2 and for TLS 1.3.
     pub fn levels(&self) -> (CustodyLevel, CustodyLevel) {
-        (self.tls12, self.tls13)
+        (self.claim12, self.tls13)
     }
 
     /// What is offered, most preferred first: the group's code point with the code points of its suites.
@@ -266,15 +278,19 @@ impl Site {
             .or_else(|| self.offers.iter().find(has_version))
             .or_else(|| self.offers.first())
             .ok_or_else(|| Refusal::ours(alert::HANDSHAKE_FAILURE, "the site offers nothing"))?;
-        let version_level = if is_tls13 { self.tls13 } else { self.tls12 };
+        let (runs_at, claim) = if is_tls13 {
+            (self.tls13, self.tls13)
+        } else {
+            (self.tls12, self.claim12)
+        };
         Ok(Choice {
             config: offer.config.clone(),
             facts: Facts {
                 server_name: hello.server_name.clone(),
                 client_random: hello.random,
                 is_tls13,
-                place: self.place(version_level),
-                level: offer.level.unwrap_or(version_level),
+                place: self.place(runs_at),
+                level: offer.level.unwrap_or(claim),
                 tickets: self.tickets.clone(),
                 now: Some(self.clock.now()),
             },
@@ -330,6 +346,17 @@ pub(crate) fn nowhere(hello: &ClientHello) -> Choice {
         alpn_required: false,
         asks_client: false,
         is_half_outside: false,
+    }
+}
+
+/// What TLS 1.2 may say of itself. A ticket of TLS 1.2 holds the master secret of the whole connection: sealed in this
+/// process it is no better kept than at `signature`.
+fn tls12_claim(spec: &SiteSpec, tls12: CustodyLevel) -> CustodyLevel {
+    let has_tickets = spec.tickets.as_ref().is_some_and(|tickets| tickets.tls12);
+    if has_tickets && tls12 == CustodyLevel::Premaster {
+        CustodyLevel::Signature
+    } else {
+        tls12
     }
 }
 

@@ -181,7 +181,42 @@ fn a_client_that_falls_silent_leaves_nothing() {
         panic!("{:?}", step.result)
     };
     assert_eq!(expect, keyhaven_handshake::Expect::ClientFlight);
+    assert_eq!(
+        bench.token.live_ephemerals(),
+        0,
+        "at premaster nothing in the token is needed any more"
+    );
     drop(handshake);
     bench.step_nothing();
     assert_eq!(bench.token.live_ephemerals(), 0);
+}
+
+/// At `schedule` three secrets must outlive the wait: the client's handshake secret and the two of the application.
+#[test]
+fn a_waiting_handshake_keeps_no_more_than_it_needs() {
+    let token = fresh_token!(kind: keyhaven_softhsm_test::ModuleKind::Kryoptic);
+    let ca = ClientCa::new();
+    let client = ca.client(7);
+    let bench = Bench::new(
+        &token,
+        &Setup {
+            client_auth: ClientAuth::Required(ca.authorities(vec![])),
+            ..Setup::default()
+        },
+    );
+    let established = shake(&bench, &with(Some(&client), &TLS13)).unwrap();
+    assert_eq!(
+        established.custody.level,
+        keyhaven_types::CustodyLevel::Schedule
+    );
+    drop(established);
+    bench.step_nothing();
+    let before = bench.token.live_ephemerals();
+    let mut silent = bench.client(&Offer::new(&TLS13));
+    let step = bench.start(flight(&mut silent));
+    assert!(matches!(step.result, StepResult::More(..)));
+    assert_eq!(bench.token.live_ephemerals(), before + 3);
+    drop(step);
+    bench.step_nothing();
+    assert_eq!(bench.token.live_ephemerals(), before);
 }

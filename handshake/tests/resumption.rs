@@ -96,7 +96,13 @@ fn s9_a_session_is_resumed_at_its_level() {
             for _ in 0..3 {
                 let (established, kind) = shake(&bench, &config);
                 assert_eq!(kind, HandshakeKind::Resumed, "{version:?}");
-                assert_eq!(established.custody.level, custody_max);
+                // A ticket of TLS 1.2 holds the whole connection's master secret, here sealed in the process.
+                let claim = if established.is_tls13 {
+                    custody_max
+                } else {
+                    CustodyLevel::Signature
+                };
+                assert_eq!(established.custody.level, claim);
                 assert_eq!(established.server_name, NAME);
             }
         }

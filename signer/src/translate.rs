@@ -13,7 +13,8 @@ use keyhaven_handshake::{
 use keyhaven_hsm::Worker;
 use keyhaven_types::{Direction, Identity, TlsVersion};
 use keyhaven_wire::{
-    self as wire, ClientCertificate, ConnectionId, HandshakeId, Locked, TrafficKey, lock,
+    self as wire, CLIENT_LEAF_BYTES_MAX, ClientCertificate, ConnectionId, HandshakeId, Locked,
+    TrafficKey, lock,
 };
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
@@ -33,6 +34,17 @@ pub(crate) enum LockError {
     Seal(#[from] RekeyError),
     #[error("cannot lock the keys behind the client's Finished")]
     Lock(#[from] lock::LockError),
+    #[error(
+        "the client's certificate has {0} bytes; at most {CLIENT_LEAF_BYTES_MAX} can be passed on"
+    )]
+    ClientCertificate(usize),
+}
+
+impl LockError {
+    /// Whether the token is to blame, so that another signer may do better.
+    pub(crate) fn is_token(&self) -> bool {
+        matches!(self, Self::Seal(RekeyError::Token(_)))
+    }
 }
 
 /// Who and what a release is for.
@@ -72,7 +84,12 @@ pub(crate) fn open_release(
     worker: &Worker,
     content: Established,
     to: &ReleaseTo<'_>,
-) -> Result<wire::Established, RekeyError> {
+) -> Result<wire::Established, LockError> {
+    if let Some(leaf) = &content.client_certificate
+        && leaf.len() > CLIENT_LEAF_BYTES_MAX
+    {
+        return Err(LockError::ClientCertificate(leaf.len()));
+    }
     let unique = match &content.rekey {
         Some(rekey) => &rekey.transcript_hash,
         None => &to.handshake.0[..],

@@ -35,7 +35,8 @@ struct Belongs {
     site: Option<Arc<ServedSite>>,
     client: String,
     server_name: String,
-    is_first: bool,
+    /// Since when it has been waiting for its client; nothing at its first step.
+    since: Option<Instant>,
 }
 
 /// A step whose keys are ready to go out.
@@ -89,7 +90,7 @@ impl Signer {
                 .as_ref()
                 .and_then(|hello| hello.server_name.clone())
                 .unwrap_or_default(),
-            is_first: true,
+            since: None,
         };
         let records = request.records;
         self.work(belongs, move |worker| {
@@ -108,6 +109,18 @@ impl Signer {
         let Some(unfinished) = lock_table(&self.waiting).take(Instant::now(), &key) else {
             return Reply::Error(ErrorCode::UnknownHandshake);
         };
+        // A grant that was taken away since the handshake began is gone for it, too; a key that was exchanged is not.
+        let name = Some(unfinished.server_name.as_str()).filter(|name| !name.is_empty());
+        let may_go_on = unfinished.site.is_none()
+            || self
+                .policy
+                .current()
+                .site_for(&caller.identity, name)
+                .is_some();
+        if !may_go_on {
+            self.give_up(&unfinished.client, "the site or its grant is gone");
+            return Reply::Error(ErrorCode::UnknownHandshake);
+        }
         let belongs = Belongs {
             caller,
             handshake: request.handshake,
@@ -115,7 +128,7 @@ impl Signer {
             site: unfinished.site,
             client: unfinished.client,
             server_name: unfinished.server_name,
-            is_first: false,
+            since: Some(unfinished.since),
         };
         let handshake = unfinished.handshake;
         self.work(belongs, move |worker| {
@@ -183,7 +196,7 @@ impl Signer {
                 Counters::add(&self.counters.failed);
                 log_failure(&belongs, &failure);
                 // The client has seen nothing yet, so another signer may begin anew.
-                if belongs.is_first && matches!(&failure, Failure::Token(_)) {
+                if belongs.since.is_none() && matches!(&failure, Failure::Token(_)) {
                     return Reply::Error(ErrorCode::Unavailable);
                 }
                 Next::Refused {
@@ -193,7 +206,11 @@ impl Signer {
             DoneResult::Unlocked(error) => {
                 Counters::add(&self.counters.failed);
                 log_failure(&belongs, &error);
-                return Reply::Error(ErrorCode::Internal);
+                return Reply::Error(if belongs.since.is_none() && error.is_token() {
+                    ErrorCode::Unavailable
+                } else {
+                    ErrorCode::Internal
+                });
             }
         };
         let consumed = u32::try_from(consumed).unwrap_or(u32::MAX);
@@ -208,13 +225,15 @@ impl Signer {
     /// Keeps a handshake until its client goes on.
     fn wait(&self, belongs: Belongs, handshake: Box<Handshake>) -> Result<(), Taken> {
         let key = (belongs.caller.connection, belongs.handshake);
+        let since = belongs.since.unwrap_or_else(Instant::now);
         let unfinished = Unfinished {
+            since,
             handshake: *handshake,
             site: belongs.site,
             client: belongs.client,
             server_name: belongs.server_name,
         };
-        if let Some(oldest) = lock_table(&self.waiting).keep(Instant::now(), key, unfinished)? {
+        if let Some(oldest) = lock_table(&self.waiting).keep(since, key, unfinished)? {
             self.give_up(&oldest.client, "pushed out by newer handshakes");
         }
         Ok(())
@@ -300,7 +319,7 @@ fn finish(worker: &Worker, step: Step, to: Option<ReleaseTo<'_>>) -> Done {
             let told = Told::of(&established);
             match translate::open_release(worker, *established, &to) {
                 Ok(open) => DoneResult::Established(Box::new(open), told),
-                Err(error) => DoneResult::Unlocked(error.into()),
+                Err(error) => DoneResult::Unlocked(error),
             }
         }
         (StepResult::Released(_) | StepResult::Established(_), None) => {

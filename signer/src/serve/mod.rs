@@ -63,6 +63,8 @@ pub struct SignerParts {
 
 /// A handshake that waits for its client's next flight.
 struct Unfinished {
+    /// When it first began to wait: more flights give it no more time.
+    since: Instant,
     handshake: Handshake,
     site: Option<Arc<ServedSite>>,
     client: String,
