@@ -26,7 +26,8 @@ pub enum Salt<'a> {
 pub enum Kept {
     /// CKA_EXTRACTABLE is false: it never leaves.
     Never,
-    /// CKA_SENSITIVE and CKA_EXTRACTABLE are both true: it may be wrapped, for a ticket or a rekey state.
+    /// It may leave wrapped, for a ticket or a rekey state: CKA_EXTRACTABLE is true beside CKA_SENSITIVE, but in a
+    /// module that wraps without.
     Wrappable,
 }
 

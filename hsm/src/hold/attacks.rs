@@ -19,7 +19,9 @@ use super::{
     target::{Target, readable, told, untried},
 };
 use crate::{
-    Kept, TokenFault, exchange, hkdf, template, tls12,
+    Kept, TokenFault, exchange, hkdf,
+    template::{self, Usage},
+    tls12,
     vault::keys::{self, Name},
 };
 
@@ -106,11 +108,14 @@ fn copy_readable(target: &Target<'_>) -> Result<Outcome, String> {
 }
 
 fn wrap_secret(target: &Target<'_>) -> Result<Outcome, String> {
-    target.wrap_and_open(target.secret()?)
+    target.wrap_and_open(target.secret()?, target.secret_that_is(true)?)
 }
 
 fn wrap_private(target: &Target<'_>) -> Result<Outcome, String> {
-    target.wrap_and_open(target.private()?)
+    target.wrap_and_open(
+        target.private_that_is(false)?,
+        target.private_that_is(true)?,
+    )
 }
 
 /// What a ticket or a rekey state takes along must be wrappable; whoever has the login can wrap it, too.
@@ -125,7 +130,8 @@ fn wrap_wrappable(target: &Target<'_>) -> Result<Outcome, String> {
         32,
         Kept::Wrappable,
     );
-    target.wrap_and_open(target.keep(expanded.map_err(told)?))
+    let expanded = target.keep(expanded.map_err(told)?);
+    target.wrap_and_open(expanded, target.secret_that_is(true)?)
 }
 
 fn derive_ecdh(target: &Target<'_>) -> Result<Outcome, String> {
@@ -193,6 +199,16 @@ fn unwrap_readable(target: &Target<'_>) -> Result<Outcome, String> {
         .map_err(untried)?;
     target.keep(secret);
     let blob = keys::wrap(target.session, target.ways, key, secret).map_err(told)?;
+    // What the template allows comes back, or the blob says nothing.
+    let honest = keys::unwrap(
+        target.session,
+        target.ways,
+        key,
+        &blob,
+        Usage::Derive,
+        Kept::Never,
+    );
+    target.keep(honest.map_err(told)?);
     let id = target.ways.wrap.mechanism();
     let unwrap = |template: &[Attribute]| {
         let raw = target.session.raw()?;

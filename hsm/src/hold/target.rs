@@ -10,7 +10,7 @@ use cryptoki::{
     mechanism::Mechanism,
     object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHandle},
 };
-use cryptoki_sys::CKM_AES_KEY_WRAP;
+use cryptoki_sys::{CK_MECHANISM_TYPE, CKM_AES_KEY_WRAP};
 use keyhaven_types::NamedGroup;
 
 use super::Outcome;
@@ -50,6 +50,11 @@ impl<'a> Target<'a> {
 
     /// A secret of 32 bytes that the token made, sensitive and not extractable.
     pub(super) fn secret(&self) -> Result<ObjectHandle, String> {
+        self.secret_that_is(false)
+    }
+
+    /// The same, extractable or not.
+    pub(super) fn secret_that_is(&self, extractable: bool) -> Result<ObjectHandle, String> {
         let template = |kind| {
             [
                 Attribute::Class(ObjectClass::SECRET_KEY),
@@ -58,7 +63,7 @@ impl<'a> Target<'a> {
                 Attribute::Token(false),
                 Attribute::Private(self.ways.ephemeral_private),
                 Attribute::Sensitive(true),
-                Attribute::Extractable(false),
+                Attribute::Extractable(extractable),
                 Attribute::Sign(true),
                 Attribute::Derive(true),
             ]
@@ -72,9 +77,26 @@ impl<'a> Target<'a> {
         made.map(|object| self.keep(object)).map_err(untried)
     }
 
-    /// An EC key pair's private key, sensitive and not extractable.
-    pub(super) fn private(&self) -> Result<ObjectHandle, String> {
-        self.exchange_key().map(|(private, _)| private)
+    /// A private key for signatures, sensitive, extractable or not.
+    pub(super) fn private_that_is(&self, extractable: bool) -> Result<ObjectHandle, String> {
+        let public = [
+            Attribute::Token(false),
+            Attribute::EcParams(exchange::P256_PARAMS.to_vec()),
+            Attribute::Verify(true),
+        ];
+        let private = [
+            Attribute::Token(false),
+            Attribute::Private(self.ways.ephemeral_private),
+            Attribute::Sensitive(true),
+            Attribute::Extractable(extractable),
+            Attribute::Sign(true),
+        ];
+        let made = self
+            .session
+            .generate_key_pair(&Mechanism::EccKeyPairGen, &public, &private);
+        let (public, private) = made.map_err(untried)?;
+        self.keep(public);
+        Ok(self.keep(private))
     }
 
     /// An ephemeral key as handshakes have it, and its public value.
@@ -101,19 +123,19 @@ impl<'a> Target<'a> {
             .map_err(untried)
     }
 
-    /// Wraps `object` under the known key and opens the blob in software.
-    pub(super) fn wrap_and_open(&self, object: ObjectHandle) -> Result<Outcome, String> {
+    /// Wraps `object` under the known key and opens the blob in software. `control` is an object of the same kind that
+    /// may be wrapped: a module that does not wrap that either has refused nothing.
+    pub(super) fn wrap_and_open(
+        &self,
+        object: ObjectHandle,
+        control: ObjectHandle,
+    ) -> Result<Outcome, String> {
         let key = self.known_key()?;
         let mut refused = Vec::new();
-        let mut is_known = false;
+        let mut untried = Vec::new();
         for id in [self.ways.wrap.mechanism(), CKM_AES_KEY_WRAP] {
-            let mut blob = vec![0; BLOB_MAX];
-            let wrapped = self
-                .session
-                .raw()
-                .and_then(|raw| raw.wrap_key(self.session, id, key, object, &mut blob));
-            match wrapped {
-                Ok(len) if opens(id, &blob[..len]) => {
+            match self.wrap(id, key, object) {
+                Ok(blob) if opens(id, &blob) => {
                     return Ok(Outcome::Succeeded(
                         "the blob was opened with a key that the attacker had chosen",
                     ));
@@ -123,19 +145,33 @@ impl<'a> Target<'a> {
                         "a blob came out under a key that the attacker had chosen",
                     ));
                 }
-                Err(error) => {
-                    is_known |= !is_missing(&error);
-                    refused.push(TokenFault::new(error).to_string());
-                }
+                Err(error) => match self.wrap(id, key, control) {
+                    Ok(_) => refused.push(TokenFault::new(error).to_string()),
+                    Err(error) => untried.push(TokenFault::new(error).to_string()),
+                },
             }
         }
         refused.dedup();
-        let refused = refused.join("; ");
-        if is_known {
-            Ok(Outcome::Refused(refused))
+        untried.dedup();
+        if refused.is_empty() {
+            let why = untried.join("; ");
+            Err(format!("what is extractable is not wrapped either: {why}"))
         } else {
-            Err(refused)
+            Ok(Outcome::Refused(refused.join("; ")))
         }
+    }
+
+    fn wrap(
+        &self,
+        id: CK_MECHANISM_TYPE,
+        key: ObjectHandle,
+        object: ObjectHandle,
+    ) -> Result<Vec<u8>, CryptokiError> {
+        let mut blob = vec![0; BLOB_MAX];
+        let raw = self.session.raw()?;
+        let len = raw.wrap_key(self.session, id, key, object, &mut blob)?;
+        blob.truncate(len);
+        Ok(blob)
     }
 
     /// Whether CKA_VALUE comes out of an object that an attack has made.
@@ -184,7 +220,7 @@ pub(super) fn readable(len: Option<usize>) -> Vec<Attribute> {
 }
 
 /// The software that opens blobs.
-fn opens(id: cryptoki_sys::CK_MECHANISM_TYPE, blob: &[u8]) -> bool {
+fn opens(id: CK_MECHANISM_TYPE, blob: &[u8]) -> bool {
     let Ok(key) = AesKek::new(&AES_256, &KNOWN) else {
         return false;
     };
