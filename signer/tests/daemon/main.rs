@@ -1,9 +1,14 @@
 //! The running signer: a new state taken over or refused while it serves, and the metrics.
 #![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
 
-use std::io::{ErrorKind, Read as _, Write as _};
+use std::{
+    fs,
+    io::{ErrorKind, Read as _, Write as _},
+    time::{Duration, SystemTime},
+};
 
 mod running;
+mod staple;
 
 use running::{Place, site};
 
@@ -86,6 +91,29 @@ fn a_renewed_certificate_is_noticed_and_a_file_that_is_being_edited_is_not() {
     assert!(
         signer.tells("keyhaven_certificate_not_after_seconds{site=\"one.example\",serial=\"77\"}")
     );
+}
+
+#[test]
+fn a_staple_that_ends_while_the_signer_serves_is_left_out() {
+    let place = Place::new();
+    let certificate = fs::read_to_string(place.path("one.pem")).unwrap();
+    let until = SystemTime::now() + Duration::from_secs(4);
+    fs::write(place.path("one.ocsp"), staple::good(&certificate, until)).unwrap();
+    let site = site("one", "") + "ocsp = \"one.ocsp\"\n";
+    // Nobody looks at the files, and yet.
+    place.configure("reload_every_s = 0", &place.first(""), &site);
+    let signer = place.start();
+    let warning = signer.wait_for("is not stapled").to_string();
+    assert!(warning.contains("nextUpdate"), "{warning}");
+    let changed = signer.wait_for("site changed");
+    assert!(
+        changed["from"]
+            .as_str()
+            .unwrap()
+            .contains(", stapled until")
+    );
+    assert!(!changed["to"].as_str().unwrap().contains("stapled"));
+    assert!(SystemTime::now() >= until);
 }
 
 #[test]
