@@ -22,6 +22,7 @@ mod percent;
 mod pin;
 mod point;
 mod profile;
+mod proof;
 mod queue;
 mod quirks;
 mod raw;

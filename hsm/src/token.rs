@@ -1,13 +1,13 @@
 //! One token, logged in, and put together again when it was lost.
 //!
-//! Sessions for work belong to `worker`, keys to `key`, the self-tests to `selftest`. Invariant: exactly one token
+//! Sessions for work belong to `worker`, keys to `key`, what it proved to `proof`. Invariant: exactly one token
 //! fits the URI at each (re)connection, a refused PIN ends all attempts, and a token that was proven is there only while
 //! it proves as much.
 
 use std::{
     fmt,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak,
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
@@ -17,19 +17,17 @@ use cryptoki::{
     object::{Attribute, ObjectClass},
     session::SessionState,
 };
-use keyhaven_types::HashAlgorithm;
 
 use crate::{
-    Error, FaultClass, HoldCheck, Module, Pin, PrivateKey, Profile, TokenInfo, Uri, VaultPurpose,
+    Error, FaultClass, Module, Pin, PrivateKey, TokenInfo, Uri,
     gate::Inside,
     generation::{Counted, Generation},
-    hold,
+    proof::Proof,
     queue::Queue,
-    quirks::{Quirks, Ways},
-    selftest,
+    quirks::Quirks,
     session::OpenSession,
     slot::find_slot,
-    vault::store::Store,
+    vault::store::Stores,
 };
 
 /// A token with its login. Clones are the same token.
@@ -43,10 +41,7 @@ pub(crate) struct Inner {
     pin: Pin,
     info: TokenInfo,
     quirks: &'static Quirks,
-    /// The module's ways, as the self-tests last chose them.
-    ways: RwLock<Ways>,
-    /// What the token proved at first, and must prove after every loss.
-    proven: Mutex<Option<Profile>>,
+    pub(crate) proof: Proof,
     state: Mutex<State>,
     /// Objects whose owners were dropped on a thread without a session; workers destroy them. It never holds
     /// more than the objects that were alive.
@@ -54,14 +49,7 @@ pub(crate) struct Inner {
     trash_len: AtomicUsize,
     queues: Mutex<Vec<Weak<Queue>>>,
     /// The keys of vaults, which outlive whoever asked for one.
-    stores: Mutex<Vec<SharedStore>>,
-}
-
-/// The keys of one vault.
-struct SharedStore {
-    purpose: VaultPurpose,
-    persistent: bool,
-    store: Arc<Mutex<Store>>,
+    pub(crate) stores: Stores,
 }
 
 struct State {
@@ -94,8 +82,7 @@ impl Token {
             pin,
             info,
             quirks,
-            ways: RwLock::new(Ways::first_of(quirks)),
-            proven: Mutex::new(None),
+            proof: Proof::new(quirks),
             state: Mutex::new(State {
                 current: generation,
                 next_attempt: Instant::now(),
@@ -106,7 +93,7 @@ impl Token {
             trash: Mutex::new(Vec::new()),
             trash_len: AtomicUsize::new(0),
             queues: Mutex::new(Vec::new()),
-            stores: Mutex::new(Vec::new()),
+            stores: Stores::default(),
         })))
     }
 
@@ -126,65 +113,6 @@ impl Token {
         let _inside = self.enter(&generation)?;
         PrivateKey::load(self, &generation, uri, spki_der)
             .map_err(|error| self.failed(&generation, error))
-    }
-
-    /// Runs the self-tests, on objects that are thrown away, and says what the token proved. From then on the token
-    /// is there only as long as it proves as much: the self-tests are run again after each reconnection, and a token
-    /// that proves less stays away.
-    ///
-    /// # Errors
-    /// When the token is away, or proves less than it did. What it cannot do is in the [`Profile`].
-    pub fn prove(&self) -> Result<Profile, Error> {
-        let generation = self.generation()?;
-        let _inside = self.enter(&generation)?;
-        let profile = self
-            .prove_in(&generation)
-            .map_err(|error| self.failed(&generation, error))?;
-        let mut proven = self.0.proven.lock().unwrap_or_else(PoisonError::into_inner);
-        *proven = Some(profile.clone());
-        Ok(profile)
-    }
-
-    /// The self-tests in this login.
-    fn prove_in(&self, generation: &Generation) -> Result<Profile, Error> {
-        let _inside = self.0.module.enter()?;
-        let session = OpenSession::open(&self.0.module, generation.slot)?;
-        let (profile, ways) = selftest::run(&session, self.quirks());
-        let before = self.proven();
-        let lost = before.map(|before| before.lost_in(&profile));
-        let lost = lost.unwrap_or_default();
-        if !lost.is_empty() {
-            let reason = format!("it no longer proves {}", lost.join(", "));
-            return Err(self.unavailable(&reason));
-        }
-        if !profile.master13.is_empty() {
-            for hash in [HashAlgorithm::Sha256, HashAlgorithm::Sha384] {
-                generation.zeros(hash)?;
-            }
-        }
-        *self.0.ways.write().unwrap_or_else(PoisonError::into_inner) = ways;
-        Ok(profile)
-    }
-
-    /// Attacks throw-away objects as somebody could who has the login, and says what the module refused. The
-    /// self-tests are run first where they were not yet, since they find out how the module wants to be spoken to.
-    ///
-    /// # Errors
-    /// When the token is away.
-    pub fn examine_hold(&self) -> Result<Vec<HoldCheck>, Error> {
-        if self.proven().is_none() {
-            self.prove()?;
-        }
-        let generation = self.generation()?;
-        let session = self.open_session(&generation)?;
-        let _inside = self.enter(&generation)?;
-        Ok(hold::examine(&session, &self.ways()))
-    }
-
-    /// What the token must prove after each loss; nothing before [`Token::prove`].
-    fn proven(&self) -> Option<Profile> {
-        let proven = self.0.proven.lock();
-        proven.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// A cheap operation that needs the login and the token's own storage; reconnects when the token was lost.
@@ -250,34 +178,16 @@ impl Token {
         Self(inner)
     }
 
+    pub(crate) fn module(&self) -> &Module {
+        &self.0.module
+    }
+
     pub(crate) fn id(&self) -> u64 {
         self.0.id
     }
 
     pub(crate) fn quirks(&self) -> &'static Quirks {
         self.0.quirks
-    }
-
-    /// The keys of a vault; the same for the same purpose and kind.
-    pub(crate) fn store(&self, purpose: VaultPurpose, persistent: bool) -> Arc<Mutex<Store>> {
-        let mut stores = self.0.stores.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = stores
-            .iter()
-            .find(|known| (known.purpose, known.persistent) == (purpose, persistent));
-        if let Some(known) = known {
-            return Arc::clone(&known.store);
-        }
-        let store = Arc::new(Mutex::new(Store::new(purpose, persistent)));
-        stores.push(SharedStore {
-            purpose,
-            persistent,
-            store: Arc::clone(&store),
-        });
-        store
-    }
-
-    pub(crate) fn ways(&self) -> Ways {
-        *self.0.ways.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn open_session(&self, generation: &Generation) -> Result<OpenSession, Error> {

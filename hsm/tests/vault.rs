@@ -193,3 +193,144 @@ fn a_secret_that_is_to_stay_is_not_sealed() {
         assert!(token.is_alive());
     });
 }
+
+/// The labels of the token's secret keys.
+fn labels(test: &TestToken, token: &Token) -> Vec<String> {
+    use cryptoki::object::{Attribute, AttributeType, ObjectClass};
+    let module = cryptoki::context::Pkcs11::new(test.module()).unwrap();
+    let slots = module.get_slots_with_token().unwrap();
+    let slot = slots
+        .into_iter()
+        .find(|slot| slot.id() == token.info().slot_id);
+    let session = module.open_ro_session(slot.unwrap()).unwrap();
+    let template = [
+        Attribute::Class(ObjectClass::SECRET_KEY),
+        Attribute::Token(true),
+    ];
+    let found = session.find_objects(&template).unwrap();
+    let mut labels: Vec<_> = found
+        .into_iter()
+        .flat_map(|key| {
+            session
+                .get_attributes(key, &[AttributeType::Label])
+                .unwrap()
+        })
+        .map(|label| match label {
+            Attribute::Label(label) => String::from_utf8(label).unwrap(),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    labels.sort();
+    labels
+}
+
+fn old_keys_go(test: &TestToken) {
+    let token = proven(test);
+    assert_eq!(labels(test, &token), Vec::<String>::new());
+    let workers = Workers::start(1, 8).unwrap();
+    let seal = |day| {
+        let asked = token.clone();
+        on_worker(&workers, move |worker| {
+            let token = asked;
+            let vault = Vault::new(&token, VaultPurpose::Ticket, true);
+            let (secret, _) = wrappable(worker, &token);
+            worker
+                .vault_seal(&vault, day, AAD, ENVELOPE, &secret)
+                .unwrap();
+        });
+        labels(test, &token)
+    };
+    let of = |days: &[u64]| {
+        let roles = ["seal", "wrap"].into_iter();
+        let label = |role| {
+            days.iter()
+                .map(move |day| format!("keyhaven ticket {role} {day}"))
+        };
+        roles.flat_map(label).collect::<Vec<_>>()
+    };
+    assert_eq!(seal(DAY), of(&[DAY]));
+    assert_eq!(seal(DAY), of(&[DAY]));
+    assert_eq!(seal(DAY + 1), of(&[DAY, DAY + 1]));
+    assert_eq!(seal(DAY + 2), of(&[DAY + 1, DAY + 2]));
+    assert_eq!(seal(DAY + 9), of(&[DAY + 9]));
+}
+
+#[test]
+fn keys_of_the_day_before_yesterday_are_destroyed_on_nss() {
+    old_keys_go(&fresh_token!(kind: ModuleKind::Nss));
+}
+
+#[test]
+fn keys_of_the_day_before_yesterday_are_destroyed_on_kryoptic() {
+    old_keys_go(&fresh_token!(kind: ModuleKind::Kryoptic));
+}
+
+/// What a stranger sends costs the token nothing until a key's id fits.
+#[test]
+fn a_strangers_blob_costs_no_call() {
+    let test = fresh_token!(kind: ModuleKind::Kryoptic);
+    let shim = test.shim();
+    let token = common::open_module(&test, &shim.module());
+    token.prove().unwrap();
+    let workers = Workers::start(1, 8).unwrap();
+    on_worker(&workers, move |worker| {
+        let vault = Vault::new(&token, VaultPurpose::Ticket, false);
+        let (secret, _) = wrappable(worker, &token);
+        let first = worker.vault_seal(&vault, DAY, AAD, ENVELOPE, &secret);
+        let blob = first.unwrap();
+        let before = shim.report();
+        worker
+            .vault_seal(&vault, DAY, AAD, ENVELOPE, &secret)
+            .unwrap();
+        assert_eq!(
+            shim.report().calls_since(&before),
+            "C_EncryptInit 1, C_Encrypt 1, C_WrapKey 1"
+        );
+        let open = |blob: &[u8]| {
+            worker
+                .vault_open(&vault, DAY, AAD, blob, 32, Kept::Never)
+                .unwrap()
+        };
+        let before = shim.report();
+        drop(open(&blob).unwrap());
+        assert_eq!(
+            shim.report().calls_since(&before),
+            "C_DestroyObject 1, C_DecryptInit 1, C_Decrypt 1, C_UnwrapKey 1"
+        );
+        let mut stranger = blob;
+        stranger[3] ^= 1;
+        let before = shim.report();
+        for _ in 0..100 {
+            assert!(open(&stranger).is_none());
+        }
+        assert_eq!(shim.report().calls_since(&before), "");
+    });
+}
+
+/// A token that is gone is not a blob that was altered.
+#[test]
+fn a_lost_token_is_said_to_be_lost() {
+    let test = fresh_token!(kind: ModuleKind::Kryoptic);
+    let shim = test.shim();
+    let token = common::open_module(&test, &shim.module());
+    token.prove().unwrap();
+    let workers = Workers::start(1, 8).unwrap();
+    on_worker(&workers, move |worker| {
+        let vault = Vault::new(&token, VaultPurpose::Ticket, false);
+        let (secret, _) = wrappable(worker, &token);
+        let blob = worker
+            .vault_seal(&vault, DAY, AAD, ENVELOPE, &secret)
+            .unwrap();
+        let open = || worker.vault_open(&vault, DAY, AAD, &blob, 32, Kept::Never);
+        // CKR_DEVICE_ERROR of the opening alone is what an altered blob is answered with, too.
+        shim.set_faults("C_Decrypt error 0x30 times 1");
+        assert!(open().unwrap().is_none());
+        assert!(open().unwrap().is_some());
+        shim.set_faults("C_Decrypt error 0x30\nC_GetSessionInfo error 0x30");
+        assert!(open().unwrap_err().is_unavailable());
+        shim.clear_faults();
+        common::wait_for("the token", || token.is_alive());
+        // The keys went with the login, as they must.
+        assert!(open().unwrap().is_none());
+    });
+}

@@ -55,7 +55,7 @@ impl Vault {
         Self {
             token: token.clone(),
             purpose,
-            store: token.store(purpose, persistent),
+            store: token.inner().stores.of(purpose, persistent),
         }
     }
 

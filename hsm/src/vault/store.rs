@@ -4,7 +4,10 @@
 //! pair for the same day, all of them are good for opening, and the one with the smallest id seals. Invariant: a pair
 //! belongs to one login, and none is used that was not made in the token as sensitive and not extractable.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
 use aws_lc_rs::rand::{SecureRandom, SystemRandom};
 use cryptoki::object::{Attribute, AttributeType, ObjectClass, ObjectHandle};
@@ -39,8 +42,29 @@ struct Pair {
     sealed: u64,
 }
 
+/// The keys of a token's vaults, which outlive whoever asked for one.
+#[derive(Debug, Default)]
+pub(crate) struct Stores(Mutex<Vec<Arc<Mutex<Store>>>>);
+
+impl Stores {
+    /// The keys of a vault; the same for the same purpose and kind.
+    pub(crate) fn of(&self, purpose: VaultPurpose, persistent: bool) -> Arc<Mutex<Store>> {
+        let mut stores = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let wanted = |store: &&Arc<Mutex<Store>>| {
+            let store = store.lock().unwrap_or_else(PoisonError::into_inner);
+            (store.purpose, store.persistent) == (purpose, persistent)
+        };
+        if let Some(store) = stores.iter().find(wanted) {
+            return Arc::clone(store);
+        }
+        let store = Arc::new(Mutex::new(Store::new(purpose, persistent)));
+        stores.push(Arc::clone(&store));
+        store
+    }
+}
+
 impl Store {
-    pub(crate) fn new(purpose: VaultPurpose, persistent: bool) -> Self {
+    fn new(purpose: VaultPurpose, persistent: bool) -> Self {
         Self {
             purpose,
             persistent,
