@@ -1,7 +1,7 @@
-//! Measures full handshakes: ours at each custody level, and nginx, on one SoftHSM2 key in one run.
+//! Measures handshakes: ours on each module at each custody level, and nginx on a SoftHSM2 key, in one run.
 //!
-//! Every server runs on one processor and the load on the others, so that the figures compare. A measurement
-//! with a failed handshake is an error, not a figure.
+//! Every server runs on one processor and the load on the others, so that the figures compare. The rounds go over
+//! everything, so that a machine that is busy for a while spoils one sample of many rows and not all of one.
 
 use std::{
     net::{SocketAddr, TcpListener},
@@ -13,182 +13,169 @@ use std::{
 use keyhaven_xtask::{
     Error,
     cargo::{Programs, target_dir},
-    client::{Client, Version},
-    daemon::Daemon,
+    client::Version,
     interrupt::Interrupt,
     say,
-    site::{self, Algorithm, Folder, Running, SERVER_NAME, SOFTHSM2, SiteOptions, Tickets, Tokens},
-};
-use rustls::crypto::{
-    SupportedKxGroup,
-    aws_lc_rs::kx_group::{SECP256R1, X25519},
+    site::{self, Algorithm, Row, SOFTHSM2, Tickets},
 };
 
 use crate::{
-    load,
+    measure::{Extent, Shape, Target},
     nginx::Nginx,
-    report::{Report, Row},
+    place::Place,
+    report::{Report, What},
 };
 
+/// What is measured, and how long.
+pub(crate) struct Plan {
+    pub(crate) extent: Extent,
+    pub(crate) rounds: u32,
+    /// The names of rows.
+    pub(crate) only: Vec<String>,
+    pub(crate) algorithm: Algorithm,
+}
+
 /// Measures everything, prints the table and writes it down.
-pub(crate) fn run(handshakes: u32, interrupt: &Interrupt) -> Result<(), Error> {
+pub(crate) fn run(plan: &Plan, interrupt: &Interrupt) -> Result<(), Error> {
     let programs = Programs::built(true);
     let backend = closing_backend()?;
-    let mut report = Report::new(handshakes);
-    for (algorithm, name) in [(Algorithm::Ec, "ECDSA P-256"), (Algorithm::Rsa, "RSA-2048")] {
-        say::line(format!(
-            "\nkey: {name}, {handshakes} handshakes in each measurement"
-        ));
-        let folder = Folder::take(&target_dir().join("bench/site"))?;
-        let tokens = Tokens::create(SOFTHSM2, &folder, &programs, algorithm, interrupt)?;
-        site::issue_identities(&folder)?;
-        site::issue_site_certificate(&folder, &tokens.key.signing_request(&folder)?)?;
-        let bench = Bench {
-            tokens: &tokens,
-            folder: &folder,
-            handshakes,
-            key: name,
-            interrupt,
-        };
-        bench.nginx(&mut report)?;
-        for level in ["signature", "premaster"] {
-            bench.ours(&programs, backend, level, &mut report)?;
+    let make =
+        |row: Row, folder: &str| Place::make(row, folder, &programs, plan.algorithm, interrupt);
+    let peer = make(SOFTHSM2, "peer")?;
+    let rows = plan.only.iter().filter_map(|name| Row::named(name));
+    let places = rows.map(|row| make(row, &row.name.replace('+', "-")));
+    let mut places = places.collect::<Result<Vec<_>, _>>()?;
+    let mut report = Report::new(plan);
+    for round in 1..=plan.rounds {
+        say::line(format!("\nround {round} of {}", plan.rounds));
+        nginx(&peer, plan, &mut report, interrupt)?;
+        for place in &places {
+            for level in levels(place.row) {
+                ours(place, level, plan, backend, &mut report, interrupt)
+                    .inspect_err(|_| say::line(format!("in {}, {level}", place.row.name)))?;
+            }
+        }
+    }
+    for place in &mut places {
+        for level in levels(place.row) {
+            count_calls(place, level, backend, &mut report, interrupt)?;
         }
     }
     report.print();
     report.write(&target_dir().join("bench/handshake.json"))
 }
 
-/// What all measurements of one key share.
-struct Bench<'a> {
-    tokens: &'a Tokens<'a>,
-    folder: &'a Folder,
-    handshakes: u32,
-    key: &'static str,
-    interrupt: &'a Interrupt,
+fn nginx(
+    peer: &Place<'_>,
+    plan: &Plan,
+    report: &mut Report,
+    interrupt: &Interrupt,
+) -> Result<(), Error> {
+    let nginx = Nginx::start(&peer.folder, &peer.tokens.key, interrupt)?;
+    let target = Target {
+        folder: &peer.folder,
+        address: nginx.address,
+        daemons: vec![&nginx.daemon],
+    };
+    for version in [Version::Tls13, Version::Tls12] {
+        for group in ["X25519", "secp256r1"] {
+            let shape = full(version, group);
+            let sample = target.measure(&shape, plan.extent, interrupt)?;
+            report.add(What::nginx(shape), sample);
+        }
+    }
+    nginx.daemon.stop(STOP_GRACE).map(drop)
 }
 
-impl Bench<'_> {
-    fn nginx(&self, report: &mut Report) -> Result<(), Error> {
-        let nginx = Nginx::start(self.folder, &self.tokens.key, self.interrupt)?;
-        for (version, groups) in OFFERS {
-            let row = self.row(
-                "nginx + libp11",
-                "signature",
-                *version,
-                groups,
-                nginx.address,
-                &[&nginx.daemon],
-            )?;
-            report.add(row);
-        }
-        nginx.daemon.stop(Duration::from_secs(10)).map(drop)
-    }
-
-    fn ours(
-        &self,
-        programs: &Programs,
-        backend: SocketAddr,
-        level: &'static str,
-        report: &mut Report,
-    ) -> Result<(), Error> {
-        let options = SiteOptions {
-            signer: free_address()?,
-            listen: free_address()?,
-            backend,
-            custody_min: level,
-            custody_max: Some(level),
-            tickets: Tickets::Off,
+fn ours(
+    place: &Place<'_>,
+    level: &'static str,
+    plan: &Plan,
+    backend: SocketAddr,
+    report: &mut Report,
+    interrupt: &Interrupt,
+) -> Result<(), Error> {
+    for tickets in EACH {
+        let running = place.start(level, tickets, backend, interrupt)?;
+        let target = Target {
+            folder: &place.folder,
+            address: running.address,
+            daemons: vec![&running.proxy, &running.signer],
         };
-        site::write_configs(self.folder, self.tokens, &options)?;
-        let running = Running::start_on(
-            programs,
-            self.folder,
-            self.tokens,
-            Some(SERVER_CPU),
-            self.interrupt,
-        )?;
-        for (version, groups) in OFFERS {
-            // With both groups offered in TLS 1.2 the token's order decides, and that is P-256.
-            if level != "signature" && groups.len() > 1 {
-                continue;
-            }
-            let daemons = [&running.proxy, &running.signer];
-            let row = self.row(
-                "keyhaven",
-                level,
-                *version,
-                groups,
-                running.address,
-                &daemons,
-            )?;
-            report.add(row);
+        for shape in shapes(&target, tickets)? {
+            let sample = target.measure(&shape, plan.extent, interrupt)?;
+            report.add(What::ours(place.row.name, level, shape), sample);
         }
-        running.proxy.stop(Duration::from_secs(10))?;
-        running.signer.stop(Duration::from_secs(10)).map(drop)
+        place.stop(running, level)?;
     }
-
-    fn row(
-        &self,
-        server: &'static str,
-        level: &'static str,
-        version: Version,
-        groups: &[&'static dyn SupportedKxGroup],
-        address: SocketAddr,
-        daemons: &[&Daemon],
-    ) -> Result<Row, Error> {
-        self.interrupt.check()?;
-        let ca = std::fs::read(self.folder.site_ca()).map_err(|source| Error::File {
-            act: "read",
-            path: self.folder.site_ca(),
-            source,
-        })?;
-        let client = Client::with_groups(version, SERVER_NAME, &ca, groups)?;
-        let group = groups
-            .first()
-            .map(|group| format!("{:?}", group.name()))
-            .unwrap_or_default();
-        load::run(
-            &client,
-            address,
-            &group,
-            self.handshakes / 10,
-            self.interrupt,
-        )?;
-        let before = cpu_times(daemons)?;
-        let took = load::run(&client, address, &group, self.handshakes, self.interrupt)?;
-        let after = cpu_times(daemons)?;
-        let micros: Vec<f64> = after
-            .iter()
-            .zip(&before)
-            .map(|(after, before)| {
-                (*after - *before).as_secs_f64() * 1e6 / f64::from(self.handshakes)
-            })
-            .collect();
-        let row = Row {
-            key: self.key,
-            server,
-            level,
-            version: version.as_str(),
-            group,
-            frontend_us: micros.first().copied().unwrap_or_default(),
-            signer_us: micros.get(1).copied().unwrap_or_default(),
-            busy: micros.iter().sum::<f64>() * f64::from(self.handshakes)
-                / 1e6
-                / took.as_secs_f64(),
-        };
-        say::line(format!(
-            "  {server}, {level}, {}, {}: {:.0} µs",
-            row.version,
-            row.group,
-            row.total_us()
-        ));
-        Ok(row)
-    }
+    Ok(())
 }
 
-fn cpu_times(daemons: &[&Daemon]) -> Result<Vec<Duration>, Error> {
-    daemons.iter().map(|daemon| daemon.cpu_time()).collect()
+/// Counts with a module in between, in sites of their own, because counting takes time.
+fn count_calls(
+    place: &mut Place<'_>,
+    level: &'static str,
+    backend: SocketAddr,
+    report: &mut Report,
+    interrupt: &Interrupt,
+) -> Result<(), Error> {
+    place.set_counting(true);
+    for tickets in EACH {
+        let running = place.start(level, tickets, backend, interrupt)?;
+        let target = Target {
+            folder: &place.folder,
+            address: running.address,
+            daemons: Vec::new(),
+        };
+        for shape in shapes(&target, tickets)? {
+            interrupt.check()?;
+            let load = target.load(&shape)?;
+            load.prime()?;
+            let before = place.calls();
+            load.in_turn(COUNTED)?;
+            let calls = place.calls() - before;
+            let what = What::ours(place.row.name, level, shape);
+            report.set_calls(&what, calls as f64 / f64::from(COUNTED));
+        }
+        place.stop(running, level)?;
+    }
+    place.set_counting(false);
+    Ok(())
+}
+
+/// The levels that a row reaches. With a second token `signature` is what it is without.
+fn levels(row: Row) -> impl Iterator<Item = &'static str> {
+    let all = ["signature", "premaster", "master", "schedule"];
+    let highest = all.iter().position(|level| *level == row.level);
+    let lowest = usize::from(row.exchange.is_some());
+    all.into_iter()
+        .take(highest.map_or(0, |highest| highest + 1))
+        .skip(lowest)
+}
+
+/// The kinds of handshake that a site is measured with, in the group of its choice; and in X25519, because that is
+/// what browsers send a share for. Full ones are those of a site without tickets, as nginx's are.
+fn shapes(target: &Target<'_>, tickets: Tickets) -> Result<Vec<Shape>, Error> {
+    let group = target.preferred_group()?;
+    if tickets != Tickets::Off {
+        return Ok(vec![Shape {
+            resumed: true,
+            ..full(Version::Tls13, &group)
+        }]);
+    }
+    let mut shapes = vec![full(Version::Tls13, &group), full(Version::Tls12, &group)];
+    if group != "X25519" {
+        shapes.push(full(Version::Tls13, "X25519"));
+    }
+    Ok(shapes)
+}
+
+fn full(version: Version, group: &str) -> Shape {
+    Shape {
+        version,
+        group: group.to_owned(),
+        resumed: false,
+    }
 }
 
 /// A backend that closes at once: what is measured is the handshake.
@@ -217,13 +204,24 @@ pub(crate) fn on_server_cpu(command: &Command) -> Command {
     site::on_cpu(command, SERVER_CPU)
 }
 
-/// What the load client offers; the first group is the one that must be used. In TLS 1.2 the curve of an ECDSA
-/// certificate must be among the client's groups (RFC 8422, section 5.1), so P-256 stands behind X25519.
-const OFFERS: &[(Version, &[&'static dyn SupportedKxGroup])] = &[
-    (Version::Tls13, &[X25519]),
-    (Version::Tls13, &[SECP256R1]),
-    (Version::Tls12, &[X25519, SECP256R1]),
-    (Version::Tls12, &[SECP256R1]),
-];
+/// The processor of all servers.
+pub(crate) const SERVER_CPU: usize = 0;
+/// Longer than the daemons' own patience.
+pub(crate) const STOP_GRACE: Duration = Duration::from_secs(10);
+/// A site is measured without and with tickets.
+const EACH: [Tickets; 2] = [Tickets::Off, Tickets::Tls13];
+/// Handshakes of each kind whose calls are counted.
+const COUNTED: u32 = 40;
 
-const SERVER_CPU: usize = 0;
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_is_measured_at_each_level_up_to_its_own() {
+        let of = |name| Vec::from_iter(levels(Row::named(name).unwrap()));
+        assert_eq!(of("softhsm2"), ["signature", "premaster"]);
+        assert_eq!(of("tpm2"), ["signature"]);
+        assert_eq!(of("softhsm2+nss"), ["premaster", "master", "schedule"]);
+    }
+}

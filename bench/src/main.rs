@@ -5,13 +5,17 @@
 
 mod handshake;
 mod load;
+mod measure;
 mod nginx;
+mod place;
 mod report;
 
-use std::process::ExitCode;
+use std::{process::ExitCode, time::Duration};
 
 use clap::{Parser, Subcommand};
-use keyhaven_xtask::{interrupt::Interrupt, say};
+use keyhaven_xtask::{interrupt::Interrupt, say, site::Algorithm};
+
+use crate::{handshake::Plan, measure::Extent};
 
 #[derive(Debug, Parser)]
 #[command(name = "keyhaven-bench")]
@@ -22,17 +26,40 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum What {
-    /// Processor time for each full handshake, beside nginx with the libp11 engine on the same key.
+    /// Processor time for each handshake, on each module and at each level, beside nginx on a SoftHSM2 key.
     Handshake {
-        /// Handshakes in each measurement.
-        #[arg(long, default_value_t = 3000)]
+        /// Handshakes in each measurement; slow tokens stop after some seconds.
+        #[arg(long, default_value_t = 2000)]
         handshakes: u32,
+        /// How often everything is measured.
+        #[arg(long, default_value_t = 3)]
+        rounds: u32,
+        /// Rows to be measured.
+        #[arg(long)]
+        only: Vec<String>,
+        /// An RSA-2048 key in place of an ECDSA one.
+        #[arg(long)]
+        rsa: bool,
     },
 }
 
 fn main() -> ExitCode {
-    let What::Handshake { handshakes } = Cli::parse().what;
-    match Interrupt::listen().and_then(|interrupt| handshake::run(handshakes, &interrupt)) {
+    let What::Handshake {
+        handshakes,
+        rounds,
+        only,
+        rsa,
+    } = Cli::parse().what;
+    let plan = Plan {
+        extent: Extent {
+            handshakes,
+            time: MEASUREMENT_MAX,
+        },
+        rounds,
+        only,
+        algorithm: if rsa { Algorithm::Rsa } else { Algorithm::Ec },
+    };
+    match Interrupt::listen().and_then(|interrupt| handshake::run(&plan, &interrupt)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             say::error(&error);
@@ -40,3 +67,6 @@ fn main() -> ExitCode {
         }
     }
 }
+
+/// How long one measurement may take.
+const MEASUREMENT_MAX: Duration = Duration::from_secs(4);

@@ -34,9 +34,8 @@ enum Verb {
         /// What is measured.
         #[arg(value_enum)]
         what: Bench,
-        /// Handshakes in each measurement.
-        #[arg(long, default_value_t = 3000)]
-        handshakes: u32,
+        #[command(flatten)]
+        options: verbs::bench::Options,
     },
     /// Formatting, lints and the boundaries between the rooms.
     Check,
@@ -95,7 +94,7 @@ enum TlsKey {
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Bench {
-    /// Processor time for each TLS handshake, beside nginx on the same key.
+    /// Processor time for each TLS handshake, on each module and at each level, beside nginx.
     Handshake,
 }
 
@@ -117,8 +116,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// The names that `demo --token` takes.
-fn row_names() -> PossibleValuesParser {
+/// The names that `demo --token` and `bench --only` take.
+pub(crate) fn row_names() -> PossibleValuesParser {
     PossibleValuesParser::new(ROWS.iter().map(|row| row.name))
 }
 
@@ -131,8 +130,8 @@ fn run(verb: Verb) -> Result<(), Error> {
             verbs::demo::run_on(row, &options.into(), &interrupt)
         }
         Verb::Test => verbs::test::run(&interrupt),
-        Verb::Bench { what, handshakes } => match what {
-            Bench::Handshake => verbs::bench::handshake(handshakes, &interrupt),
+        Verb::Bench { what, options } => match what {
+            Bench::Handshake => verbs::bench::handshake(&options, &interrupt),
         },
         Verb::Check => verbs::check::run(&interrupt),
         Verb::Fuzz { target, seconds } => verbs::fuzz::run(target.as_deref(), seconds, &interrupt),

@@ -77,6 +77,11 @@ impl<'a> Tokens<'a> {
         std::iter::once(&self.key).chain(&self.exchange)
     }
 
+    /// Each of them, to be changed.
+    pub fn all_mut(&mut self) -> impl Iterator<Item = &mut Token<'a>> {
+        std::iter::once(&mut self.key).chain(&mut self.exchange)
+    }
+
     /// What a process needs in its environment to see them.
     pub fn env(&self) -> Vec<(&'static str, OsString)> {
         self.all().flat_map(Token::env).collect()
@@ -87,6 +92,8 @@ impl<'a> Tokens<'a> {
 #[derive(Debug)]
 pub struct Token<'a> {
     home: Home,
+    /// What the signer loads in place of the token's module.
+    stand_in: Option<PathBuf>,
     programs: &'a Programs,
     _helpers: Helpers,
 }
@@ -105,6 +112,7 @@ impl<'a> Token<'a> {
         helpers.after(&home, interrupt)?;
         Ok(Token {
             home,
+            stand_in: None,
             programs,
             _helpers: helpers,
         })
@@ -120,9 +128,15 @@ impl<'a> Token<'a> {
         self.home.kind
     }
 
-    /// The module's file.
+    /// The file that the signer loads.
     pub fn module(&self) -> PathBuf {
-        self.home.module.clone()
+        let stand_in = self.stand_in.as_ref();
+        stand_in.unwrap_or(&self.home.module).clone()
+    }
+
+    /// From the next configuration on, has the signer load another module, which passes calls on to the token's own.
+    pub fn set_stand_in(&mut self, module: Option<PathBuf>) {
+        self.stand_in = module;
     }
 
     /// The folder with everything that belongs to the token.

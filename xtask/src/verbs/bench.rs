@@ -11,12 +11,38 @@ use keyhaven_xtask::{
     interrupt::Interrupt,
     packages::{self, Need, Sign},
     say::step,
+    site::{Kind, ROWS, Row},
 };
 
-/// Processor time for each handshake, beside nginx with the libp11 engine on the same key.
-pub(crate) fn handshake(handshakes: u32, interrupt: &Interrupt) -> Result<(), Error> {
-    step("SoftHSM2 and the peers", || {
-        packages::ensure(NEEDS, interrupt)
+use crate::row_names;
+
+/// What the user chose.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Options {
+    /// Handshakes in each measurement; slow tokens stop after some seconds
+    #[arg(long, default_value_t = 2000)]
+    handshakes: u32,
+    /// How often everything is measured; the table has the medians
+    #[arg(long, default_value_t = 3)]
+    rounds: u32,
+    /// Measure this row alone, and nginx; may be given again
+    #[arg(long, value_name = "ROW", value_parser = row_names())]
+    only: Vec<String>,
+    /// An RSA-2048 key in place of an ECDSA one
+    #[arg(long)]
+    rsa: bool,
+    /// A first impression: one round of 300 handshakes
+    #[arg(long, conflicts_with_all = ["handshakes", "rounds"])]
+    quick: bool,
+}
+
+/// Processor time for each handshake, on each module and at each level, beside nginx on a SoftHSM2 key.
+pub(crate) fn handshake(options: &Options, interrupt: &Interrupt) -> Result<(), Error> {
+    step("the peers", || packages::ensure(NEEDS, interrupt))?;
+    step("token modules", || {
+        rows(options)
+            .flat_map(Row::kinds)
+            .try_for_each(|kind| kind.provide(interrupt))
     })?;
     step("build with optimisation", || {
         Programs::build(true, interrupt)?;
@@ -35,8 +61,33 @@ pub(crate) fn handshake(handshakes: u32, interrupt: &Interrupt) -> Result<(), Er
         }
         _ => Command::new(program),
     };
+    let (handshakes, rounds) = match options.quick {
+        true => (300, 1),
+        false => (options.handshakes, options.rounds),
+    };
     bench.args(["handshake", "--handshakes", &handshakes.to_string()]);
+    bench.args(["--rounds", &rounds.to_string()]);
+    for row in rows(options) {
+        bench.args(["--only", row.name]);
+    }
+    if options.rsa {
+        bench.arg("--rsa");
+    }
     command::run(&mut bench, interrupt)
+}
+
+/// What is measured. A module that takes minutes to build counts only where it was built or asked for.
+fn rows(options: &Options) -> impl Iterator<Item = Row> {
+    ROWS.iter().copied().filter(|row| {
+        let asked = options.only.iter().any(|name| name == row.name);
+        let lengthy = row.kinds().any(|kind| kind == Kind::KryopticModern);
+        // craton-hsm knows no RSA.
+        let unable = options.rsa && row.kinds().any(|kind| kind == Kind::Craton);
+        asked
+            || options.only.is_empty()
+                && !unable
+                && (!lengthy || row.kinds().all(|kind| kind.module().is_ok()))
+    })
 }
 
 const NEEDS: &[Need] = &[
