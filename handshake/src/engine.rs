@@ -81,6 +81,8 @@ pub struct Established {
     pub is_resumed: bool,
     /// The client's certificate, verified; DER.
     pub client_certificate: Option<Vec<u8>>,
+    /// SHA-256 of the public key that authenticates the session.
+    pub key_hash: [u8; 32],
     /// TLS 1.3: what the next keys come from.
     pub rekey: Option<RekeySecrets>,
 }
@@ -315,6 +317,9 @@ impl Handshake {
             .map(|suite| suite.suite().into())
             .ok_or(Failure::Engine("no suite after the handshake"))?;
         let parameters = is_tls13.then(|| finished::parameters(&connection));
+        let (key_hash, _) = context
+            .chosen
+            .ok_or(Failure::Engine("no key after the handshake"))?;
         let is_resumed = connection.is_resumed();
         let client_certificate = connection.client_certificate();
         // The keys of TLS 1.3 were derived before, those of TLS 1.2 are derived now.
@@ -338,6 +343,7 @@ impl Handshake {
             tickets,
             is_resumed,
             client_certificate,
+            key_hash,
             rekey,
         })
     }

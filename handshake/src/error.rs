@@ -1,6 +1,7 @@
 //! Two ways a handshake ends early: something of ours failed, or the client is refused.
 
 use keyhaven_types::alert;
+use rustls::{AlertDescription, PeerMisbehaved};
 
 /// Something of ours failed; the client gets internal_error and the operator the details.
 #[derive(Debug, thiserror::Error)]
@@ -57,7 +58,8 @@ impl Refusal {
     }
 }
 
-/// The alert for an error that rustls returned without queueing one (RFC 8446, section 6.2).
+/// The alert for an error whose own alert cannot be read: rustls queued none, or a protected one (RFC 8446, section
+/// 6.2).
 fn alert_for(error: &rustls::Error) -> u8 {
     match error {
         rustls::Error::InappropriateMessage { .. }
@@ -65,6 +67,11 @@ fn alert_for(error: &rustls::Error) -> u8 {
         rustls::Error::InvalidMessage(_) => alert::DECODE_ERROR,
         rustls::Error::DecryptError => alert::BAD_RECORD_MAC,
         rustls::Error::PeerSentOversizedRecord => alert::RECORD_OVERFLOW,
+        rustls::Error::NoCertificatesPresented => AlertDescription::CertificateRequired.into(),
+        rustls::Error::InvalidCertificate(error) => AlertDescription::from(error.clone()).into(),
+        rustls::Error::PeerMisbehaved(PeerMisbehaved::IncorrectBinder) => {
+            AlertDescription::DecryptError.into()
+        }
         rustls::Error::PeerMisbehaved(_) => alert::ILLEGAL_PARAMETER,
         rustls::Error::PeerIncompatible(_) => alert::HANDSHAKE_FAILURE,
         _ => alert::INTERNAL_ERROR,

@@ -65,7 +65,7 @@ pub struct RekeyBinding<'a> {
 /// The facts of a connection that its states carry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RekeyFacts {
-    /// Names the site and its keys; the caller's, opaque here.
+    /// Names the site and the key that authenticated the connection; the caller's, opaque here.
     pub site: [u8; 32],
     /// The AEAD.
     pub aead: AeadAlgorithm,

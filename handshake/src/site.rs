@@ -89,7 +89,7 @@ pub struct SiteSpec {
     pub exchange: Token,
     /// What that token has proven.
     pub profile: Profile,
-    /// Names the site and its keys in sealed states and tickets.
+    /// Names the site in tickets.
     pub id: [u8; 32],
     /// Without it no session is resumed.
     pub tickets: Option<TicketSpec>,

@@ -9,6 +9,7 @@ use std::{
     time::SystemTime,
 };
 
+use aws_lc_rs::digest;
 use keyhaven_handshake::Site;
 use keyhaven_hsm::{PrivateKey, Profile, Token};
 use keyhaven_types::Identity;
@@ -19,7 +20,7 @@ pub struct ServedSite {
     pub site: Site,
     /// The first of its names, for the log.
     pub label: String,
-    /// Names the site in sealed states and tickets, whichever keys it has.
+    /// Names the site in tickets, whichever keys it has.
     pub id: [u8; 32],
     /// Who may use it.
     pub proxies: HashSet<Identity>,
@@ -80,7 +81,9 @@ pub struct Policy {
     exact: HashMap<String, Arc<ServedSite>>,
     wildcard: HashMap<String, Arc<ServedSite>>,
     default: Option<Arc<ServedSite>>,
-    by_id: HashMap<[u8; 32], Arc<ServedSite>>,
+    all: Vec<Arc<ServedSite>>,
+    /// By what sealed states call a site and the key of their connection.
+    by_seal: HashMap<[u8; 32], Arc<ServedSite>>,
     tokens: Vec<ServedToken>,
 }
 
@@ -100,7 +103,7 @@ impl Policy {
 
     /// The sites, in no order.
     pub fn sites(&self) -> impl Iterator<Item = &ServedSite> {
-        self.by_id.values().map(Arc::as_ref)
+        self.all.iter().map(Arc::as_ref)
     }
 
     /// Adds a site under its names.
@@ -115,7 +118,11 @@ impl Policy {
         if default {
             self.default = Some(site.clone());
         }
-        self.by_id.insert(site.id, site);
+        for key in &site.keys {
+            let seal = seal_id(&site.id, &spki_hash(&key.key));
+            self.by_seal.insert(seal, site.clone());
+        }
+        self.all.push(site);
     }
 
     /// The site that this identity may use under this name. `None`: there is none, or not for this identity.
@@ -132,9 +139,39 @@ impl Policy {
         site.proxies.contains(identity).then(|| site.clone())
     }
 
-    /// The site with this id, if this identity may still use it.
-    pub fn site_by_id(&self, identity: &Identity, id: &[u8; 32]) -> Option<&ServedSite> {
-        let site = self.by_id.get(id)?;
+    /// The site of a sealed state, if it still has the state's key and this identity may still use it (security rule
+    /// T3).
+    pub fn site_by_seal(&self, identity: &Identity, id: &[u8; 32]) -> Option<&ServedSite> {
+        let site = self.by_seal.get(id)?;
         site.proxies.contains(identity).then_some(site)
+    }
+}
+
+/// What sealed states call a site and the key, by the hash of its public part, that authenticated their connection.
+pub(crate) fn seal_id(site: &[u8; 32], key_hash: &[u8; 32]) -> [u8; 32] {
+    let mut id = [0; 32];
+    let text = [&b"keyhaven site and key\0"[..], site, key_hash].concat();
+    id.copy_from_slice(digest::digest(&digest::SHA256, &text).as_ref());
+    id
+}
+
+fn spki_hash(key: &PrivateKey) -> [u8; 32] {
+    let mut hash = [0; 32];
+    hash.copy_from_slice(digest::digest(&digest::SHA256, key.spki()).as_ref());
+    hash
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_seal_names_site_and_key() {
+        let ids: HashSet<_> = [([1; 32], [2; 32]), ([1; 32], [3; 32]), ([2; 32], [1; 32])]
+            .iter()
+            .map(|(site, key)| seal_id(site, key))
+            .collect();
+        assert_eq!(ids.len(), 3);
+        assert_eq!(seal_id(&[1; 32], &[2; 32]), seal_id(&[1; 32], &[2; 32]));
     }
 }

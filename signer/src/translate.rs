@@ -18,6 +18,8 @@ use keyhaven_wire::{
 };
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
+use crate::policy;
+
 /// What a TLS 1.3 handshake is answered with, and what the signer keeps of it.
 pub(crate) struct LockedRelease {
     pub(crate) locked: Locked,
@@ -51,7 +53,7 @@ impl LockError {
 pub(crate) struct ReleaseTo<'a> {
     pub(crate) handshake: HandshakeId,
     pub(crate) proxy: &'a Identity,
-    /// The site, and its name in sealed states.
+    /// The site, and its name.
     pub(crate) site: &'a Site,
     pub(crate) site_id: [u8; 32],
     pub(crate) lifetime: Duration,
@@ -96,7 +98,10 @@ pub(crate) fn open_release(
     };
     let connection = connection_id(unique);
     let (rekey_write, rekey_read) = match &content.rekey {
-        Some(secrets) => seal_both(worker, secrets, connection, to)?,
+        Some(secrets) => {
+            let site = policy::seal_id(&to.site_id, &content.key_hash);
+            seal_both(worker, secrets, site, connection, to)?
+        }
         None => (Vec::new(), Vec::new()),
     };
     Ok(wire::Established {
@@ -124,11 +129,12 @@ pub(crate) fn open_release(
 fn seal_both(
     worker: &Worker,
     secrets: &RekeySecrets,
+    site: [u8; 32],
     connection: ConnectionId,
     to: &ReleaseTo<'_>,
 ) -> Result<(Vec<u8>, Vec<u8>), RekeyError> {
     let facts = RekeyFacts {
-        site: to.site_id,
+        site,
         aead: secrets.aead,
         hash: secrets.hash,
         not_after: to.now + to.lifetime,

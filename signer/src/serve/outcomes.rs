@@ -161,7 +161,7 @@ fn next_key(
         request.generation,
         &request.state,
         |site| {
-            let site = policy.site_by_id(&caller.identity, site)?;
+            let site = policy.site_by_seal(&caller.identity, site)?;
             Some(site.site.rekey_vault())
         },
     )

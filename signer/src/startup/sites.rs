@@ -113,7 +113,7 @@ pub(super) fn open(
     })
 }
 
-/// A site is known by its first name, so that its connections outlive a change of its keys.
+/// A site is known by its first name. What is sealed for a connection also names the key that authenticated it.
 fn site_id(label: &str) -> [u8; 32] {
     let hash = digest::digest(
         &digest::SHA256,
