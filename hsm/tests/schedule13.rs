@@ -291,3 +291,35 @@ fn a_salt_of_another_token_is_refused() {
         assert!(worker.concatenate(&first, &second).is_err());
     });
 }
+
+/// Sessions of several threads at one token do not disturb each other.
+fn by_many_threads(test: &TestToken) {
+    let token = common::open(test);
+    token.prove().unwrap();
+    let workers = Workers::start(4, 64).unwrap();
+    common::runtime().block_on(async {
+        let mut running = tokio::task::JoinSet::new();
+        for n in 0..60 {
+            let (token, workers) = (token.clone(), workers.clone());
+            let job = move |worker: &Worker| {
+                let group = NamedGroup::ALL[n % 3];
+                whole_schedule(worker, &token, group, HashAlgorithm::Sha256);
+            };
+            running.spawn(async move { workers.run(common::soon(), job).await });
+        }
+        while let Some(done) = running.join_next().await {
+            done.unwrap().unwrap();
+        }
+    });
+    assert_eq!(token.live_ephemerals(), 0);
+}
+
+#[test]
+fn nss_derives_for_many_threads() {
+    by_many_threads(&fresh_token!(kind: ModuleKind::Nss));
+}
+
+#[test]
+fn kryoptic_derives_for_many_threads() {
+    by_many_threads(&fresh_token!(kind: ModuleKind::Kryoptic));
+}

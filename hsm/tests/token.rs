@@ -153,3 +153,24 @@ fn a_token_whose_folder_is_gone_fails_clearly_and_comes_back() {
         worker.agree(&exchange, &public).unwrap();
     });
 }
+
+/// NSS starts with arguments alone; a module has one set of them.
+#[test]
+fn a_module_is_started_with_one_text() {
+    let test = fresh_token!(kind: keyhaven_softhsm_test::ModuleKind::Nss);
+    let args = test.init_args().unwrap();
+    let load = |args: Option<&str>| Module::load_with(Some(test.module()), args);
+    assert!(matches!(
+        load(Some("configdir='x'\0")),
+        Err(Error::InitArguments { .. })
+    ));
+    let module = load(Some(&args)).unwrap();
+    let labels = module.tokens().unwrap();
+    assert!(labels.iter().any(|token| token.label == test.label()));
+    load(Some(&args)).unwrap();
+    for other in [Some("configdir='elsewhere'"), None] {
+        let error = load(other).unwrap_err();
+        assert!(matches!(error, Error::InitArguments { .. }), "{error}");
+        assert!(!error.to_string().contains("configdir"), "{error}");
+    }
+}
