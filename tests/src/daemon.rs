@@ -121,9 +121,14 @@ impl Daemon {
     /// # Panics
     /// When the program ends first, or 20 seconds pass.
     pub fn wait_for(&self, what: &str, fits: impl Fn(&Value) -> bool) -> Value {
+        self.wait_from(0, what, fits)
+    }
+
+    /// The same among the lines from this one on; the number of lines so far is that of [`Daemon::log`].
+    pub fn wait_from(&self, first: usize, what: &str, fits: impl Fn(&Value) -> bool) -> Value {
         let deadline = Instant::now() + PATIENCE;
         let mut state = self.log.lock();
-        let mut seen = 0;
+        let mut seen = first;
         loop {
             while let Some(line) = state.lines.get(seen) {
                 let value = parse(line);
@@ -219,6 +224,11 @@ impl Daemon {
     /// Asks it to stop.
     pub fn terminate(&self) {
         signal(self.pid(), "TERM");
+    }
+
+    /// Asks it to read its files again.
+    pub fn hang_up(&self) {
+        signal(self.pid(), "HUP");
     }
 
     /// Halts it where it is.

@@ -72,6 +72,17 @@ impl Row {
         (!is_too_short).then_some(self.level)
     }
 
+    /// The same where TLS 1.2 has tickets: up to `premaster` they are sealed in the process, with the master secret in
+    /// them, so that nothing but the signature is in a token.
+    pub fn level12_with_tickets(&self, group: Group, suite: u16) -> Option<CustodyLevel> {
+        let level = self.level12(group, suite)?;
+        if level > CustodyLevel::Premaster {
+            Some(level)
+        } else {
+            Some(CustodyLevel::Signature)
+        }
+    }
+
     /// What left the tokens, as the signer's log has it: TLS 1.3 with a group, or TLS 1.2.
     pub fn left(&self, group: Option<Group>) -> String {
         let left = match (self.level, group) {

@@ -210,6 +210,36 @@ impl Site {
         self.parts.exchange().shim()
     }
 
+    /// Has the signer read its files again, and waits until they are taken over.
+    pub fn reload(&self) {
+        let first = self.signer.log().len();
+        self.signer.hang_up();
+        self.signer.wait_from(first, "a reload", |line| {
+            field(line, "message").as_deref() == Some("configuration taken over")
+        });
+    }
+
+    /// Ends the signer and starts another at the same address, as after an update. The proxy finds it again.
+    ///
+    /// # Panics
+    /// When a relay is in between.
+    pub fn restart_signer(&mut self) {
+        assert!(self.relay.is_none(), "the relay knows the old signer");
+        self.signer.stop();
+        let listen = format!("listen = \"{}\"", self.signer_address);
+        self.parts
+            .edit("signer.toml", "listen = \"127.0.0.1:0\"", &listen);
+        let first = self.proxy.log().len();
+        self.signer = self.parts.spawn_signer();
+        assert_eq!(self.signer.listening(), self.signer_address);
+        self.parts.mark();
+        self.parts
+            .edit("signer.toml", &listen, "listen = \"127.0.0.1:0\"");
+        self.proxy.wait_from(first, "its signer again", |line| {
+            field(line, "message").as_deref() == Some("connected")
+        });
+    }
+
     /// Stops the signer and gives the counters that it says last.
     pub fn signer_counters(&mut self) -> impl Fn(&str) -> u64 + use<> {
         self.signer.stop();

@@ -311,8 +311,13 @@ impl Builder {
     }
 
     /// Makes it all and waits until both programs listen.
-    pub fn start(mut self) -> Site {
+    pub fn start(self) -> Site {
         let parts = self.prepare();
+        self.start_with(parts)
+    }
+
+    /// The same with parts that were prepared.
+    pub fn start_with(mut self, parts: Parts) -> Site {
         let signer = parts.spawn_signer();
         let signer_address = signer.listening();
         parts.mark();

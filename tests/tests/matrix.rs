@@ -169,7 +169,7 @@ fn s11_what_is_not_proven_is_refused(row: &Row) {
 fn the_tokens_first_group_is_chosen(row: &Row) {
     let site = row.site().start();
     // Without a share the server asks for the group that it likes best.
-    let all: Vec<u16> = [
+    let mut left: Vec<u16> = [
         Group::X25519MlKem768,
         Group::P384,
         Group::P256,
@@ -177,7 +177,6 @@ fn the_tokens_first_group_is_chosen(row: &Row) {
     ]
     .map(Group::code)
     .to_vec();
-    let mut left = all.clone();
     for expected in row.groups() {
         let hello = Hello {
             groups: left.clone(),

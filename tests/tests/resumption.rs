@@ -125,7 +125,7 @@ fn s9_tls12_goes_on_only_where_it_is_turned_on(row: &Row) {
 
     let site = row.site().tickets("tls12 = true").start();
     for suite in [0xc02b, 0xc02c, 0xcca9] {
-        let Some(level) = row.level12(Group::P256, suite) else {
+        let Some(level) = row.level12_with_tickets(Group::P256, suite) else {
             continue;
         };
         let mut session = first12(&site, suite).expect("a ticket");

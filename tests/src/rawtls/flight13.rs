@@ -13,7 +13,8 @@ use super::messages::{ServerHello, handshake_message, split_messages};
 use super::record::{
     ALERT, CHANGE_CIPHER_SPEC, HANDSHAKE, Incoming, Stop, dial, plain, read_record, record,
 };
-use super::secrets::Schedule;
+use super::secrets::{Psk, Schedule};
+use super::ticket::binders;
 
 /// A connection whose server has finished.
 #[derive(Debug)]
@@ -61,13 +62,27 @@ impl Begun {
             first = next_plain(&mut stream)?;
             server = ServerHello::parse(&first.bytes)?;
         }
+        // The ClientHello, the last one, ends with its binders.
+        let binders = binders(&transcript, &hello.resume);
+        let psk = match server.selected_identity() {
+            None => None,
+            Some(index) => {
+                let chosen = hello.resume.get(index).zip(binders.get(index));
+                let (offer, binder) =
+                    chosen.ok_or(Stop::Nonsense("an identity that was not offered"))?;
+                Some(Psk {
+                    secret: offer.psk.clone(),
+                    binder: binder.clone(),
+                })
+            }
+        };
         transcript.extend_from_slice(&first.bytes);
-        Begun::go_on(stream, hello, &share, &server, &first.bytes, transcript)
+        Begun::go_on(stream, psk, &share, &server, &first.bytes, transcript)
     }
 
     fn go_on(
         stream: TcpStream,
-        hello: &Hello,
+        psk: Option<Psk>,
         share: &Share,
         server: &ServerHello,
         first: &[u8],
@@ -78,18 +93,6 @@ impl Begun {
             return Err(Stop::Nonsense("a share of a group that was not offered"));
         }
         let shared = share.agree(public)?;
-        let resumed = server.selected_identity();
-        let psk = match resumed {
-            None => None,
-            Some(index) => Some(
-                hello
-                    .resume
-                    .get(index)
-                    .ok_or(Stop::Nonsense("an identity that was not offered"))?
-                    .psk
-                    .as_slice(),
-            ),
-        };
         let mut begun = Begun {
             stream,
             schedule: Schedule::begin(server.suite, psk, &shared, &transcript),
@@ -98,7 +101,7 @@ impl Begun {
             transcript,
             server_bytes: record(HANDSHAKE, first),
             messages: Vec::new(),
-            resumed,
+            resumed: server.selected_identity(),
         };
         begun.read_flight()?;
         begun.schedule.go_on(&begun.transcript);

@@ -50,12 +50,19 @@ impl std::fmt::Debug for Named {
     }
 }
 
+/// What a resumed session begins with.
+#[derive(Clone, Debug)]
+pub(crate) struct Psk {
+    pub(crate) secret: Vec<u8>,
+    pub(crate) binder: Vec<u8>,
+}
+
 /// The key schedule up to the application traffic secrets.
 #[derive(Clone, Debug)]
 pub(crate) struct Schedule {
     pub(crate) hash: Hash,
     suite: u16,
-    psk: Option<Vec<u8>>,
+    psk: Option<Psk>,
     shared: Vec<u8>,
     inner: Vec<u8>,
     handshake: Vec<u8>,
@@ -72,13 +79,13 @@ impl Schedule {
     /// Up to the handshake traffic secrets; `transcript` ends with the ServerHello.
     pub(crate) fn begin(
         suite: u16,
-        psk: Option<&[u8]>,
+        psk: Option<Psk>,
         shared: &[u8],
         transcript: &[u8],
     ) -> Schedule {
         let hash = Hash::of_suite(suite);
         let zeros = vec![0; hash.len()];
-        let early = hash.hmac(&zeros, psk.unwrap_or(&zeros));
+        let early = hash.hmac(&zeros, psk.as_ref().map_or(&zeros, |psk| &psk.secret));
         let salt = derived(hash, &early);
         let handshake = hash.hmac(&salt, shared);
         Schedule {
@@ -88,7 +95,7 @@ impl Schedule {
             main: hash.hmac(&derived(hash, &handshake), &zeros),
             hash,
             suite,
-            psk: psk.map(<[u8]>::to_vec),
+            psk,
             shared: shared.to_vec(),
             handshake,
             client_application: Vec::new(),
@@ -145,7 +152,8 @@ impl Schedule {
         ));
         all.push(master("main secret", &self.main));
         if let Some(psk) = &self.psk {
-            all.push(master("PSK", psk));
+            all.push(master("PSK", &psk.secret));
+            all.push(Named::leaving("MAC of the binder", &psk.binder));
         }
         if let Some(resumption) = &self.resumption {
             all.push(master("resumption secret", resumption));

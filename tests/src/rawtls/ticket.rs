@@ -112,6 +112,20 @@ pub(crate) fn fill_binders(before: &[u8], message: &mut [u8], offered: &[Offered
     }
 }
 
+/// The binders of a ClientHello that ends with them.
+pub(crate) fn binders(message: &[u8], offered: &[Offered]) -> Vec<Vec<u8>> {
+    if offered.is_empty() {
+        return Vec::new();
+    }
+    let mut at = message.len() - binders_len(offered) + 2;
+    let take = |offer: &Offered| {
+        let from = at + 1;
+        at = from + offer.hash.len();
+        message[from..at].to_vec()
+    };
+    offered.iter().map(take).collect()
+}
+
 /// Bytes of the list of binders with its length.
 fn binders_len(offered: &[Offered]) -> usize {
     2 + offered
