@@ -352,7 +352,8 @@ pub(crate) fn nowhere(hello: &ClientHello) -> Choice {
 /// What TLS 1.2 may say of itself. A ticket of TLS 1.2 holds the master secret of the whole connection: sealed in this
 /// process it is no better kept than at `signature`.
 fn tls12_claim(spec: &SiteSpec, tls12: CustodyLevel) -> CustodyLevel {
-    let has_tickets = spec.tickets.as_ref().is_some_and(|tickets| tickets.tls12);
+    let has_tickets = spec.tickets.as_ref().is_some_and(|tickets| tickets.tls12)
+        && matches!(spec.client_auth, ClientAuth::None);
     if has_tickets && tls12 == CustodyLevel::Premaster {
         CustodyLevel::Signature
     } else {
