@@ -5,7 +5,7 @@
 
 use std::sync::MutexGuard;
 
-use cryptoki::error::Error as CryptokiError;
+use cryptoki::{error::Error as CryptokiError, object::Attribute};
 
 use super::error::AdminError;
 use crate::{Error, Module, Pin, TokenInfo, Uri, generation::Generation, session::OpenSession};
@@ -36,6 +36,18 @@ impl AdminSession {
     /// What the token says about itself.
     pub fn info(&self) -> &TokenInfo {
         &self.info
+    }
+
+    /// How many session objects the token shows to this process. Which are whose is not told.
+    ///
+    /// # Errors
+    /// A failed call.
+    pub fn session_objects(&self) -> Result<usize, AdminError> {
+        let template = [Attribute::Token(false)];
+        let found = self.session().find_objects(&template);
+        found
+            .map(|objects| objects.len())
+            .map_err(|error| self.fail("find objects", error))
     }
 
     /// The session. Not to be asked for again while the guard lives.

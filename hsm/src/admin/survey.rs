@@ -8,6 +8,11 @@ use cryptoki::{
     mechanism::{MechanismInfo, MechanismType},
     slot::{Limit, Slot, SlotInfo, TokenInfo as RawTokenInfo},
 };
+use cryptoki_sys::{
+    CK_MECHANISM_TYPE, CKM_AES_KEY_WRAP_KWP, CKM_RSA_AES_KEY_WRAP,
+    CKM_TLS12_EXTENDED_MASTER_KEY_DERIVE, CKM_TLS12_EXTENDED_MASTER_KEY_DERIVE_DH,
+    CKM_VENDOR_DEFINED,
+};
 use serde::Serialize;
 
 use super::error::AdminError;
@@ -221,7 +226,7 @@ fn mechanisms(module: &Module, slot: Slot) -> Result<Mechanisms, CryptokiError> 
 fn one(mechanism: MechanismType, info: Result<MechanismInfo, CryptokiError>) -> MechanismFacts {
     let facts = MechanismFacts {
         id: *mechanism,
-        name: mechanism.to_string(),
+        name: name(mechanism),
         key_size_min: None,
         key_size_max: None,
         flags: Vec::new(),
@@ -240,6 +245,33 @@ fn one(mechanism: MechanismType, info: Result<MechanismInfo, CryptokiError>) -> 
         },
     }
 }
+
+/// By the binding, or by this table of those that matter here and that it does not know.
+fn name(mechanism: MechanismType) -> String {
+    let id = *mechanism;
+    let known = NAMES.iter().find(|(known, _)| *known == id);
+    match known {
+        Some((_, name)) => (*name).to_owned(),
+        None if id >= CKM_VENDOR_DEFINED => format!("vendor's own {id:#010x}"),
+        None => match mechanism.to_string() {
+            unknown if unknown.starts_with("unknown") => format!("unknown {id:#010x}"),
+            name => name,
+        },
+    }
+}
+
+const NAMES: [(CK_MECHANISM_TYPE, &str); 4] = [
+    (
+        CKM_TLS12_EXTENDED_MASTER_KEY_DERIVE,
+        "CKM_TLS12_EXTENDED_MASTER_KEY_DERIVE",
+    ),
+    (
+        CKM_TLS12_EXTENDED_MASTER_KEY_DERIVE_DH,
+        "CKM_TLS12_EXTENDED_MASTER_KEY_DERIVE_DH",
+    ),
+    (CKM_RSA_AES_KEY_WRAP, "CKM_RSA_AES_KEY_WRAP"),
+    (CKM_AES_KEY_WRAP_KWP, "CKM_AES_KEY_WRAP_KWP"),
+];
 
 /// PKCS#11 3.1, section 3.6 (CK_MECHANISM_INFO).
 fn flags(info: &MechanismInfo) -> Vec<&'static str> {

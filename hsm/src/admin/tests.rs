@@ -141,3 +141,22 @@ fn a_survey_repeats_what_the_module_says_without_a_login() {
     assert!(ecdsa.flags.contains(&"CKF_SIGN") && ecdsa.key_size_max >= Some(384));
     assert!(survey.mechanisms.list.is_sorted_by_key(|m| m.id));
 }
+
+#[test]
+fn a_survey_of_a_module_lists_what_the_binding_does_not_know() {
+    let kind = keyhaven_softhsm_test::ModuleKind::Kryoptic;
+    let token = keyhaven_softhsm_test::fresh_token!(kind: kind);
+    let module = Module::load(Some(token.module())).unwrap();
+    let tokens = module.tokens().unwrap();
+    let survey = super::survey(&module, &tokens[0]).unwrap();
+    assert!(survey.mechanisms.complete);
+    let name = |id| {
+        let list = &survey.mechanisms.list;
+        let found = list.iter().find(|mechanism| mechanism.id == id);
+        found.map(|mechanism| mechanism.name.as_str())
+    };
+    assert_eq!(name(0x57), Some("CKM_TLS12_EXTENDED_MASTER_KEY_DERIVE_DH"));
+    assert_eq!(name(0x210b), Some("CKM_AES_KEY_WRAP_KWP"));
+    let own = survey.mechanisms.list.last().unwrap();
+    assert!(own.name.starts_with("vendor's own 0x8"), "{own:?}");
+}
