@@ -11,9 +11,12 @@ mod doctor;
 mod failure;
 mod key;
 pub mod keyfile;
+mod nature;
 mod report;
 mod select;
+mod served;
 mod text;
+mod tls_names;
 mod token;
 
 use std::{ffi::OsString, io::Write, process::ExitCode};

@@ -76,6 +76,18 @@ pub(super) fn key_uri(token: &TokenInfo, name: &KeyName) -> String {
     uri + ";type=private"
 }
 
+/// The URI of a key within its token, with what names it there; not every token gives keys a label.
+pub(super) fn object_uri(name: &KeyName) -> String {
+    let mut uri = String::from("pkcs11:");
+    if !name.label.is_empty() {
+        uri.push_str(&format!("object={};", percent(name.label.as_bytes())));
+    }
+    if !name.id.is_empty() {
+        uri.push_str(&format!("id={};", uri_id(&name.id)));
+    }
+    uri + "type=private"
+}
+
 /// An id as a URI has it.
 pub(super) fn uri_id(id: &[u8]) -> String {
     id.iter().map(|byte| format!("%{byte:02X}")).collect()
@@ -133,9 +145,10 @@ pub(super) fn chain(error: &dyn std::error::Error) -> String {
     clean(&text)
 }
 
-/// Text without control characters.
+/// Text without control characters; zeros at its end are padding.
 pub(super) fn clean(text: &str) -> String {
-    text.chars()
+    text.trim_end_matches('\0')
+        .chars()
         .map(|character| {
             if character.is_control() {
                 '\u{fffd}'
@@ -164,6 +177,7 @@ mod tests {
     #[test]
     fn labels_cannot_steer_a_terminal() {
         assert_eq!(clean("a\u{1b}[2Jb"), "a\u{fffd}[2Jb");
+        assert_eq!(clean("SW   TPM\0\0"), "SW   TPM");
     }
 
     #[test]

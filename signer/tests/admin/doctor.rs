@@ -4,16 +4,6 @@ use std::os::unix::fs::PermissionsExt;
 
 use crate::support::{Bench, Run};
 
-impl Run {
-    fn found(&self, mark: &str, what: &str) {
-        let hit = self
-            .stdout
-            .lines()
-            .any(|line| line.starts_with(mark) && line.contains(what));
-        assert!(hit, "no {mark} with {what}: {}", self.stdout);
-    }
-}
-
 #[test]
 fn a_good_token_is_all_well() {
     let bench = Bench::new();
@@ -89,7 +79,7 @@ fn a_chain_that_ends_early_is_hinted_at() {
     bench.make("ec-p256");
     bench.chain("ec-p256");
     bench.json(&["key", "import", "ec-p256.pem", "--label", "demo", "--yes"]);
-    identity(&bench);
+    bench.identity();
     let what = "whose issuer is not included (CN=intermediate)";
     let run = bench.examined("leaf.crt", "\"site.example\"", "demo");
     // It may be right: an issuer can be a root.
@@ -111,7 +101,7 @@ fn a_token_that_went_away_is_not_to_be_made_anew() {
     let bench = Bench::new();
     bench.make("ec-p256");
     bench.json(&["key", "import", "ec-p256.pem", "--label", "demo", "--yes"]);
-    identity(&bench);
+    bench.identity();
     let tokens = bench.token.dir().join("tokens");
     std::fs::remove_dir_all(&tokens).unwrap();
     std::fs::create_dir(&tokens).unwrap();
@@ -140,7 +130,7 @@ fn a_configuration_is_examined_whole() {
     bench.make("ec-p256");
     bench.make("ed25519");
     bench.json(&["key", "import", "ec-p256.pem", "--label", "demo", "--yes"]);
-    identity(&bench);
+    bench.identity();
     let write = |certificate: &str, names: &str, key: &str| bench.examined(certificate, names, key);
     let run = write("ec-p256.crt", "\"ec-p256.example\"", "demo");
     assert_eq!(run.code, 0, "{run:?}");
@@ -193,19 +183,4 @@ fn a_configuration_is_examined_whole() {
     bench
         .run(&["custody", "--config", "signer.toml"])
         .refused(78, "signer.toml:1");
-}
-
-/// An identity of a signer from a CA of its own.
-fn identity(bench: &Bench) {
-    bench.openssl("genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out idca.key");
-    bench.openssl("req -new -x509 -key idca.key -subj /CN=ca -days 90 -out idca.crt");
-    bench.openssl("genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out id.key");
-    std::fs::set_permissions(bench.path("id.key"), std::fs::Permissions::from_mode(0o600)).unwrap();
-    bench.openssl("req -new -key id.key -subj /CN=signer -out id.csr");
-    std::fs::write(
-        bench.path("id.ext"),
-        "subjectAltName=critical,URI:spiffe://keyhaven.test/signer/one\nextendedKeyUsage=serverAuth,clientAuth\nkeyUsage=critical,digitalSignature\nbasicConstraints=critical,CA:FALSE\n",
-    )
-    .unwrap();
-    bench.openssl("x509 -req -in id.csr -CA idca.crt -CAkey idca.key -CAcreateserial -days 90 -extfile id.ext -out id.crt");
 }

@@ -7,11 +7,13 @@
 mod cert;
 mod custody;
 mod doctor;
+mod doctor_site;
 mod golden;
 mod hostile_files;
 mod import;
 mod import_refused;
 mod key;
+mod probe;
 mod support;
 mod terminal;
 mod token;

@@ -14,6 +14,8 @@ pub(crate) const PASSWORD: &str = "correct horse battery";
 
 pub(crate) struct Bench {
     pub(crate) token: TestToken,
+    /// A second token, of another module, in the same process.
+    pub(crate) beside: Option<TestToken>,
     folder: TempDir,
 }
 
@@ -34,8 +36,15 @@ impl Bench {
     pub(crate) fn of(kind: ModuleKind) -> Self {
         Self {
             token: TestToken::of(kind, "test").unwrap(),
+            beside: None,
             folder: tempfile::tempdir().unwrap(),
         }
+    }
+
+    /// With one more token, of another module.
+    pub(crate) fn and(mut self, kind: ModuleKind) -> Self {
+        self.beside = Some(TestToken::of(kind, "keeper").unwrap());
+        self
     }
 
     /// The options that name the module, for all but SoftHSM2, which is found.
@@ -71,6 +80,7 @@ impl Bench {
             .args(arguments)
             .current_dir(self.folder.path())
             .envs(self.token.env())
+            .envs(self.beside.iter().flat_map(TestToken::env))
             .env("COLUMNS", "100")
             .stdin(Stdio::null())
             .output()
@@ -112,6 +122,54 @@ impl Bench {
         serde_json::from_str(&run.stdout).unwrap()
     }
 
+    /// An identity of a signer from a CA of its own.
+    pub(crate) fn identity(&self) {
+        use std::os::unix::fs::PermissionsExt;
+        self.openssl("genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out idca.key");
+        self.openssl("req -new -x509 -key idca.key -subj /CN=ca -days 90 -out idca.crt");
+        self.openssl("genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out id.key");
+        let mode = std::fs::Permissions::from_mode(0o600);
+        std::fs::set_permissions(self.path("id.key"), mode).unwrap();
+        self.openssl("req -new -key id.key -subj /CN=signer -out id.csr");
+        std::fs::write(
+            self.path("id.ext"),
+            "subjectAltName=critical,URI:spiffe://keyhaven.test/signer/one\nextendedKeyUsage=serverAuth,clientAuth\nkeyUsage=critical,digitalSignature\nbasicConstraints=critical,CA:FALSE\n",
+        )
+        .unwrap();
+        self.openssl("x509 -req -in id.csr -CA idca.crt -CAkey idca.key -CAcreateserial -days 90 -extfile id.ext -out id.crt");
+    }
+
+    /// Writes `signer.toml`: one site with the key `demo` of the token and its certificate, where the second token,
+    /// if there is one, is `keeper`.
+    pub(crate) fn configure(&self, whole: &str, of_site: &str, of_key: &str) {
+        let section = |name: &str, token: &TestToken| {
+            let args = token.init_args();
+            let args = args.map_or(String::new(), |args| format!("init_args = \"{args}\"\n"));
+            format!(
+                "[[token]]\nname = \"{name}\"\nmodule = \"{}\"\nuri = \"{}\"\n{args}",
+                token.module().display(),
+                token.uri_with_pin()
+            )
+        };
+        let beside = self.beside.as_ref().map(|token| section("keeper", token));
+        let text = format!(
+            "listen = \"127.0.0.1:0\"\n[identity]\ncertificate = \"id.crt\"\nkey = \"id.key\"\nca = \"idca.crt\"\n\
+             {whole}\n{}{}\
+             [[site]]\nnames = [\"ec-p256.example\"]\nproxies = [\"spiffe://keyhaven.test/proxy/edge-1\"]\n{of_site}\n\
+             [[site.key]]\ntoken = \"main\"\nuri = \"pkcs11:object=demo;type=private\"\ncertificate = \"ec-p256.crt\"\n{of_key}\n",
+            section("main", &self.token),
+            beside.unwrap_or_default()
+        );
+        std::fs::write(self.path("signer.toml"), text).unwrap();
+    }
+
+    /// What [`Bench::configure`] needs: identity, key and certificate.
+    pub(crate) fn prepare_site(&self) {
+        self.make("ec-p256");
+        self.json(&["key", "import", "ec-p256.pem", "--label", "demo", "--yes"]);
+        self.identity();
+    }
+
     /// Runs openssl in the folder; it must succeed.
     pub(crate) fn openssl(&self, arguments: &str) -> String {
         let output = Command::new("openssl")
@@ -145,6 +203,15 @@ impl Bench {
 }
 
 impl Run {
+    /// The doctor found this.
+    pub(crate) fn found(&self, mark: &str, what: &str) {
+        let hit = self
+            .stdout
+            .lines()
+            .any(|line| line.starts_with(mark) && line.contains(what));
+        assert!(hit, "no {mark} with {what}: {}", self.stdout);
+    }
+
     fn of(output: &Output) -> Self {
         Self {
             code: output.status.code().unwrap_or(-1),

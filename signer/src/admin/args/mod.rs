@@ -47,7 +47,7 @@ pub enum Command {
     /// Certificates kept as objects beside their key
     #[command(subcommand, arg_required_else_help = true)]
     Cert(CertVerb),
-    /// What a token keeps to itself in a handshake, proven by self-tests, and where its keys come from
+    /// What a token keeps to itself in a handshake and what it refuses, shown by tests; where its keys come from
     Custody(CustodyArgs),
     /// Find what is wrong with a setup, and what to do about it
     Doctor(DoctorArgs),

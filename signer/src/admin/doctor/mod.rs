@@ -3,6 +3,8 @@
 //! Changes nothing. Invariant: a PIN is sent at most once, after the token said that tries are left.
 
 mod finding;
+mod probe;
+mod road;
 mod setup;
 mod site;
 mod softhsm;
@@ -12,8 +14,11 @@ use finding::{Findings, Severity};
 
 use super::{args::DoctorArgs, failure::Failure, report::Report, select::Selected};
 
-/// Examines a configuration, or one token.
+/// Examines a configuration, or one token; or writes a probe report on one.
 pub(super) fn run(args: &DoctorArgs) -> Result<Report, Failure> {
+    if let Some(file) = &args.probe_report {
+        return probe::run(&args.token, file.as_deref());
+    }
     let mut findings = Findings::default();
     match &args.config {
         Some(path) => setup::examine(path, &mut findings),

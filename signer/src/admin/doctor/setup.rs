@@ -10,7 +10,7 @@ use rustix::process::{Resource, getrlimit};
 
 use super::{
     finding::Findings,
-    site,
+    road, site,
     token::{self, Opened},
 };
 use crate::{
@@ -57,8 +57,8 @@ pub(super) fn examine(path: &Path, findings: &mut Findings) {
     // Those about sites' certificates are problems here, and are found again below.
     let judged_below = |warning: &&String| {
         let keys = config.sites.iter().flat_map(|site| &site.keys);
-        keys.map(|key| key.certificate.display().to_string())
-            .any(|path| warning.contains(&path))
+        keys.map(|key| format!(" in {}", key.certificate.display()))
+            .any(|place| warning.contains(&place))
     };
     for warning in config.warnings.iter().filter(|w| !judged_below(w)) {
         let (what, remedy) = what_and_remedy(warning);
@@ -80,7 +80,9 @@ pub(super) fn examine(path: &Path, findings: &mut Findings) {
         }
     }
     for section in &config.sites {
-        site::examine(section, &tokens, findings);
+        if let Some(served) = site::examine(section, &tokens, findings) {
+            road::examine(&config, section, &served, &tokens, findings);
+        }
     }
 }
 

@@ -13,13 +13,22 @@ use super::{
     token::{self, Opened},
 };
 use crate::{
-    admin::{cert, text},
+    admin::{
+        cert,
+        served::{Served, serve},
+        text,
+    },
     config::{SiteConfig, SiteKeyConfig, covers},
 };
 
-/// Examines a site.
-pub(super) fn examine(site: &SiteConfig, tokens: &HashMap<&str, Opened>, findings: &mut Findings) {
+/// Examines a site; what it would be served at.
+pub(super) fn examine(
+    site: &SiteConfig,
+    tokens: &HashMap<&str, Opened>,
+    findings: &mut Findings,
+) -> Option<Served> {
     let label = site.names.first().map_or("(no name)", String::as_str);
+    let mut all_found = true;
     for key in &site.keys {
         let subject = format!("site {label}, certificate {}", key.certificate.display());
         certificate(site, key, &subject, findings);
@@ -29,20 +38,31 @@ pub(super) fn examine(site: &SiteConfig, tokens: &HashMap<&str, Opened>, finding
                 let id = key.uri.id().map(text::hex);
                 let id = id.map_or(String::new(), |id| format!(" (id {id})"));
                 let subject = format!("site {label}, key {}{id}", key.uri);
-                key_in_token(key, opened, &subject, findings);
-                level(site, opened, &format!("site {label}"), findings);
+                all_found &= key_in_token(key, opened, &subject, findings);
             }
-            None => findings.problem(
-                &format!("site {label}, key {}", key.uri),
-                format!("its token \"{}\" could not be opened", key.token),
-                "mend the token first, then run the doctor again",
-            ),
+            None => {
+                all_found = false;
+                findings.problem(
+                    &format!("site {label}, key {}", key.uri),
+                    format!("its token \"{}\" could not be opened", key.token),
+                    "mend the token first, then run the doctor again",
+                );
+            }
         }
     }
+    // What is wrong with a key was said; the site's levels would only say it again.
+    all_found
+        .then(|| level(site, tokens, &format!("site {label}"), findings))
+        .flatten()
 }
 
-/// Finds the key as the signer does.
-fn key_in_token(key: &SiteKeyConfig, opened: &Opened, subject: &str, findings: &mut Findings) {
+/// Finds the key as the signer does; false when it cannot be the certificate's.
+fn key_in_token(
+    key: &SiteKeyConfig,
+    opened: &Opened,
+    subject: &str,
+    findings: &mut Findings,
+) -> bool {
     let fits = |entry: &&KeyEntry| {
         key.uri
             .object()
@@ -79,25 +99,58 @@ fn key_in_token(key: &SiteKeyConfig, opened: &Opened, subject: &str, findings: &
             "add id= to the key's uri: signer-admin key list shows the ids",
         ),
     }
+    matches!(found[..], [entry] if entry.spki.as_ref().is_none_or(|spki| *spki == key.spki))
 }
 
-fn level(site: &SiteConfig, opened: &Opened, subject: &str, findings: &mut Findings) {
-    let Some(profile) = &opened.profile else {
-        return;
+/// What the signer would make of the site: its levels, and what each key is good for.
+fn level(
+    site: &SiteConfig,
+    tokens: &HashMap<&str, Opened>,
+    subject: &str,
+    findings: &mut Findings,
+) -> Option<Served> {
+    let open = |name: &str| {
+        let (token, profile) = tokens.get(name)?.proven.as_ref()?;
+        Some((token, profile))
     };
-    let lowest = profile.tls12.min(profile.tls13);
-    if lowest < site.custody_min {
-        findings.problem(
-            subject,
-            format!(
-                "custody_min is {}, and the token proves {} for TLS 1.3 and {} for TLS 1.2",
-                site.custody_min, profile.tls13, profile.tls12
-            ),
-            "lower custody_min, or keep the key in a token that proves more: signer-admin custody",
-        );
-    } else {
-        findings.good(subject, format!("custody_min {} is met", site.custody_min));
+    let served = match serve(site, open) {
+        Ok(served) => served,
+        Err(failure) => {
+            findings.failure(subject, failure);
+            return None;
+        }
+    };
+    let versions = [("TLS 1.3", served.tls13), ("TLS 1.2", served.tls12)];
+    let told = versions.map(|(version, level)| match level {
+        Some(level) => format!("{version} at {level}"),
+        None => format!("{version} not offered"),
+    });
+    findings.good(subject, format!("it is served: {}", told.join(", ")));
+    for (version, level) in versions {
+        if level.is_none() {
+            findings.hint(
+                subject,
+                format!(
+                    "{version} is not offered: custody_min is {}, or no suite of it fits the keys",
+                    site.custody_min
+                ),
+                "leave it so if no client needs it; else lower custody_min or name another exchange_token",
+            );
+        }
+        for key in &site.keys {
+            if level.is_some_and(|level| level < key.custody_min) {
+                findings.hint(
+                    &format!("{subject}, key {}", key.uri),
+                    format!(
+                        "it is not used in {version}: its custody_min is {}",
+                        key.custody_min
+                    ),
+                    "leave it so if that is meant; clients of this version need another key",
+                );
+            }
+        }
     }
+    Some(served)
 }
 
 fn certificate(site: &SiteConfig, key: &SiteKeyConfig, subject: &str, findings: &mut Findings) {

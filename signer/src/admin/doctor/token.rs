@@ -6,13 +6,13 @@
 use std::{os::unix::fs::MetadataExt, path::Path};
 
 use keyhaven_hsm::{
-    Module, Pin, Profile, TokenInfo,
-    admin::{AdminSession, KeyEntry},
+    Module, Pin, Profile, Token, TokenInfo,
+    admin::{AdminSession, KeyEntry, survey},
 };
 use x509_parser::parse_x509_certificate;
 
 use super::{finding::Findings, softhsm};
-use crate::admin::{cert, failure::Failure, select::Selected, text};
+use crate::admin::{cert, failure::Failure, nature::Nature, select::Selected, text};
 
 /// Days before a certificate's end when the doctor begins to speak of it.
 const EXPIRY_WARNING_DAYS: i64 = 30;
@@ -23,7 +23,10 @@ pub(super) const RENEW_SITE: &str = "renew it: signer-admin key csr makes the re
 /// A token that could be logged in to.
 pub(super) struct Opened {
     pub(super) keys: Vec<KeyEntry>,
-    pub(super) profile: Option<Profile>,
+    /// Open as the signer has it, with what it proved.
+    pub(super) proven: Option<(Token, Profile)>,
+    /// It takes no token objects (CKF_WRITE_PROTECTED).
+    pub(super) write_protected: bool,
     // Keeps the login.
     _session: AdminSession,
 }
@@ -49,15 +52,33 @@ pub(super) fn examine(
     );
     module_file(&selected.module, findings);
     softhsm::look(findings);
-    findings.good(&subject, format!("found, serial {}", selected.info.serial));
+    let write_protected = look(&selected, &subject, findings);
     let (session, pin) = log_in(&selected, &subject, findings)?;
-    let profile = levels(&selected, pin, &subject, findings);
+    let proven = levels(&selected, pin, &subject, findings);
     let keys = keys(&session, &subject, findings);
     Some(Opened {
         keys,
-        profile,
+        proven,
+        write_protected,
         _session: session,
     })
+}
+
+/// What it says of itself; whether it is write-protected.
+fn look(selected: &Selected, subject: &str, findings: &mut Findings) -> bool {
+    let serial = text::clean(&selected.info.serial);
+    match survey(&selected.module, &selected.info) {
+        Ok(survey) => {
+            let nature = Nature::of(&selected.info, &survey.slot).in_words();
+            findings.good(subject, format!("found, serial {serial}; {nature}"));
+            survey.token.write_protected
+        }
+        Err(error) => {
+            findings.good(subject, format!("found, serial {serial}"));
+            findings.failure(subject, error);
+            false
+        }
+    }
 }
 
 fn module_file(module: &Module, findings: &mut Findings) {
@@ -107,7 +128,7 @@ fn log_in(
     }
 }
 
-fn may_try(info: &TokenInfo, subject: &str, findings: &mut Findings) -> bool {
+pub(super) fn may_try(info: &TokenInfo, subject: &str, findings: &mut Findings) -> bool {
     if !info.user_pin_set {
         findings.problem(
             subject,
@@ -144,12 +165,13 @@ fn levels(
     pin: Pin,
     subject: &str,
     findings: &mut Findings,
-) -> Option<Profile> {
-    let proven = selected
-        .open_token(pin)
-        .and_then(|token| token.prove().map_err(Into::into));
+) -> Option<(Token, Profile)> {
+    let proven = selected.open_token(pin).and_then(|token| {
+        let profile = token.prove()?;
+        Ok((token, profile))
+    });
     match proven {
-        Ok(profile) => {
+        Ok((token, profile)) => {
             findings.good(
                 subject,
                 format!(
@@ -157,7 +179,7 @@ fn levels(
                     profile.tls13, profile.tls12
                 ),
             );
-            Some(profile)
+            Some((token, profile))
         }
         Err(failure) => {
             findings.failure(subject, failure);
