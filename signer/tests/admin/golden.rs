@@ -137,6 +137,21 @@ fn json_of_every_verb() {
     );
 }
 
+#[test]
+fn json_of_sites_and_probes() {
+    let bench = Bench::new();
+    bench.prepare_site();
+    bench.configure("", "", "");
+    let run = bench.run(&["custody", "--config", "signer.toml", "--json"]);
+    assert_eq!(run.code, 0, "{run:?}");
+    let value: Value = serde_json::from_str(&run.stdout).unwrap();
+    compare("json-custody-sites.txt", &shape(&value["sites"]));
+    let run = bench.on_token(&["doctor", "--probe-report"]);
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    let value: Value = serde_json::from_str(&run.stdout).unwrap();
+    compare("json-doctor-probe.txt", &shape(&value));
+}
+
 fn name_of<'a>(arguments: &[&'a str]) -> &'a str {
     if arguments[1].starts_with("--") {
         "report"

@@ -38,6 +38,7 @@ fn a_report_has_everything_about_the_module_and_nothing_of_its_owner() {
     // Its own id, and not what the binding knows alone.
     let mechanisms = report["mechanisms"]["list"].as_array().unwrap();
     assert!(mechanisms.iter().any(|mechanism| mechanism["id"] == 0x1041));
+    assert_eq!(report["slot"]["description"], "SoftHSM slot ID 0x(slot)");
     for secret in [
         "private-name",
         serial.as_str().unwrap(),
@@ -50,7 +51,7 @@ fn a_report_has_everything_about_the_module_and_nothing_of_its_owner() {
 }
 
 #[test]
-fn a_label_that_is_an_ordinary_word_is_not_told_either() {
+fn a_token_that_keeps_the_schedule_is_left_as_it_was() {
     let bench = Bench::of(ModuleKind::Kryoptic);
     bench
         .token
@@ -63,6 +64,18 @@ fn a_label_that_is_an_ordinary_word_is_not_told_either() {
     assert_eq!(report["vault"], true);
     assert_eq!(report["session_objects_left"], 0);
     assert!(!run.stdout.contains("`test`") && !run.stdout.contains("\"label\""));
+}
+
+/// Its module calls a slot by the label of the token in it.
+#[test]
+fn a_label_in_the_name_of_a_slot_is_taken_out() {
+    let bench = Bench::of(ModuleKind::Tpm2);
+    let run = bench.on_token(&["doctor", "--probe-report"]);
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    let report: Value = serde_json::from_str(&run.stdout).unwrap();
+    assert_eq!(report["slot"]["description"], "(label)");
+    assert_eq!(report["token"]["model"], "SW   TPM");
+    assert_eq!(report["nature"], "software");
 }
 
 #[test]

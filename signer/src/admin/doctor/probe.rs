@@ -11,7 +11,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use keyhaven_hsm::{Error, PrivateKey, Profile, Token, Worker, Workers, admin::survey};
+use keyhaven_hsm::{
+    Error, PrivateKey, Profile, Token, TokenInfo, Worker, Workers,
+    admin::{KeyEntry, SlotFacts, survey},
+};
 use keyhaven_types::NamedGroup;
 use serde_json::{Value, json};
 
@@ -75,7 +78,7 @@ fn probe(selected: &Selected, has_init_args: bool) -> Result<Value, Failure> {
     // The signer's own login is over; what it kept for its time went with it.
     let objects_left = session.session_objects()?.saturating_sub(objects_before);
     let module = selected.module.path().file_name().unwrap_or_default();
-    Ok(json!({
+    let mut document = json!({
         "report": "keyhaven-probe",
         "version": 1,
         "made_by": concat!("signer-admin ", env!("CARGO_PKG_VERSION")),
@@ -83,7 +86,7 @@ fn probe(selected: &Selected, has_init_args: bool) -> Result<Value, Failure> {
         "init_args": has_init_args,
         "nature": Nature::of(&selected.info, &survey.slot),
         "library": survey.library,
-        "slot": without_serial(json!(survey.slot), &selected.info.serial),
+        "slot": slot_without_names(&survey.slot, &selected.info),
         "token": survey.token,
         "mechanisms": survey.mechanisms,
         "levels": {"tls13": profile.tls13, "tls12": profile.tls12},
@@ -100,11 +103,13 @@ fn probe(selected: &Selected, has_init_args: bool) -> Result<Value, Failure> {
         "session_objects_left": objects_left,
         "done": DONE,
         "left_out": LEFT_OUT,
-    }))
+    });
+    without_names(&mut document, &selected.info);
+    Ok(document)
 }
 
 /// One key of each kind, loaded as the signer loads it. What cannot be loaded is left out: its reason names it.
-fn loaded_keys(token: &Token, entries: &[keyhaven_hsm::admin::KeyEntry]) -> Vec<PrivateKey> {
+fn loaded_keys(token: &Token, entries: &[KeyEntry]) -> Vec<PrivateKey> {
     let mut keys: Vec<PrivateKey> = Vec::new();
     for entry in entries {
         if let Ok(key) = custody::prove(token, entry)
@@ -183,19 +188,40 @@ fn without_label(error: &Error) -> String {
     )
 }
 
-fn without_serial(mut slot: Value, serial: &str) -> Value {
-    for value in slot
-        .as_object_mut()
-        .into_iter()
-        .flat_map(|slot| slot.values_mut())
-    {
-        if let Some(text) = value.as_str()
-            && !serial.is_empty()
-        {
-            *value = json!(text.replace(serial, "(serial)"));
+/// Takes out of every text what tells one token from another of its kind. Some modules call a slot by its token's
+/// label, and SoftHSM2 by a number that is the end of the serial number.
+fn without_names(value: &mut Value, info: &TokenInfo) {
+    match value {
+        Value::String(text) => {
+            let clean = text::clean(text).replace(&format!("`{}`", info.label), "`(label)`");
+            *text = without(&clean, &info.serial, "(serial)");
+        }
+        Value::Array(items) => items.iter_mut().for_each(|item| without_names(item, info)),
+        Value::Object(map) => map.values_mut().for_each(|item| without_names(item, info)),
+        _ => {}
+    }
+}
+
+/// A slot's own words, where the label may stand bare.
+fn slot_without_names(slot: &SlotFacts, info: &TokenInfo) -> Value {
+    let mut slot = slot.clone();
+    let mut text = without(&slot.description, &info.label, "(label)");
+    // Small numbers are the same for everybody.
+    if info.slot_id > SLOT_IDS_OF_ALL {
+        for number in [format!("{:x}", info.slot_id), info.slot_id.to_string()] {
+            text = without(&text, &number, "(slot)");
         }
     }
-    slot
+    slot.description = text;
+    json!(slot)
+}
+
+fn without(text: &str, secret: &str, instead: &str) -> String {
+    if secret.is_empty() {
+        text.to_owned()
+    } else {
+        text.replace(secret, instead)
+    }
 }
 
 fn timed<T>(run: impl FnOnce() -> T) -> (T, u64) {
@@ -208,6 +234,7 @@ fn timed<T>(run: impl FnOnce() -> T) -> (T, u64) {
 }
 
 const RUNS: usize = 5;
+const SLOT_IDS_OF_ALL: u64 = 0xffff;
 /// Far more than a slow token over a network needs for some dozens of operations.
 const MEASURE_PATIENCE: Duration = Duration::from_secs(300);
 
@@ -222,3 +249,33 @@ const LEFT_OUT: [&str; 3] = [
     "labels, ids and public parts of keys, and every other object",
     "the PIN, its place, and the text for C_Initialize",
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_names_a_token_is_taken_out_of_every_text() {
+        let info = TokenInfo {
+            label: "prod".to_owned(),
+            serial: "cafe0123".to_owned(),
+            slot_id: 0x4afe_0123,
+            ..TokenInfo::default()
+        };
+        let mut value = json!({"a": ["token `prod` failed", {"b": "no cafe0123 here", "c": 1}]});
+        without_names(&mut value, &info);
+        let expected = json!({"a": ["token `(label)` failed", {"b": "no (serial) here", "c": 1}]});
+        assert_eq!(value, expected);
+
+        let slot = SlotFacts {
+            description: "prod in slot 0x4afe0123".to_owned(),
+            manufacturer: String::new(),
+            hardware: false,
+            removable: false,
+            hardware_version: String::new(),
+            firmware_version: String::new(),
+        };
+        let description = slot_without_names(&slot, &info)["description"].clone();
+        assert_eq!(description, "(label) in slot 0x(slot)");
+    }
+}
