@@ -53,8 +53,12 @@ pub(crate) fn run_on(row: Row, options: &Options, interrupt: &Interrupt) -> Resu
     let tokens = step("token, key and certificates", || {
         prepare(row, options, &folder, &programs, interrupt)
     })?;
+    let site = configure(row, options, &folder, &tokens)?;
+    step("custody", || {
+        custody::prove(&programs, &folder, &tokens, row)
+    })?;
     let mut running = step("start", || {
-        start(row, options, &folder, &programs, &tokens, interrupt)
+        start(&site, &folder, &programs, &tokens, interrupt)
     })?;
     let answering = match options.backend {
         None => Backend::BuiltIn,
@@ -94,31 +98,39 @@ fn prepare<'a>(
     Ok(tokens)
 }
 
-fn start(
+/// Writes the configurations, and starts the backend that they name.
+fn configure(
     row: Row,
     options: &Options,
+    folder: &Folder,
+    tokens: &Tokens<'_>,
+) -> Result<SiteOptions, Error> {
+    let backend = match options.backend {
+        Some(backend) => backend,
+        None => backend::start()?,
+    };
+    let site = SiteOptions {
+        signer: signer_address()?,
+        listen: options.listen,
+        backend,
+        custody_min: row.level,
+        custody_max: None,
+        tickets: Tickets::Tls13,
+    };
+    site::write_configs(folder, tokens, &site)?;
+    Ok(site)
+}
+
+fn start(
+    site: &SiteOptions,
     folder: &Folder,
     programs: &Programs,
     tokens: &Tokens<'_>,
     interrupt: &Interrupt,
 ) -> Result<Running, Error> {
-    let backend = match options.backend {
-        Some(backend) => backend,
-        None => backend::start()?,
-    };
-    let signer = signer_address()?;
-    site::write_configs(
-        folder,
-        tokens,
-        &SiteOptions {
-            signer,
-            listen: options.listen,
-            backend,
-            custody_min: row.level,
-            custody_max: None,
-            tickets: Tickets::Tls13,
-        },
-    )?;
+    let SiteOptions {
+        signer, backend, ..
+    } = site;
     let running = Running::start(programs, folder, tokens, interrupt)?;
     say::line(format!("backend  {backend}"));
     say::line(format!(

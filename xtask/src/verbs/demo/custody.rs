@@ -1,12 +1,16 @@
-//! What the signer says of the demo's handshakes, and whether that is what was expected.
+//! What `signer-admin` says of the demo's tokens and the signer of its handshakes, and whether that was expected.
 //!
-//! Reads the audit lines of its log. Never takes a level from anywhere else, and never rounds one up.
+//! Reads the audit lines of the signer's log. What is expected stands in the row; nothing is rounded up.
+
+use std::process::Command;
 
 use keyhaven_xtask::{
-    Error, daemon,
+    Error,
+    cargo::Programs,
+    command, daemon,
     interrupt::Interrupt,
     say,
-    site::{Row, Running, Token, Tokens},
+    site::{Folder, Row, Running, Token, Tokens},
 };
 
 /// One handshake, as the signer told of it.
@@ -17,6 +21,27 @@ struct Told {
     exchange: Option<String>,
     left: String,
     resumed: bool,
+}
+
+/// Has `signer-admin` examine the tokens as the configuration uses them; the site must reach the row's level. It runs
+/// before the signer, because some tokens serve one process at a time.
+pub(super) fn prove(
+    programs: &Programs,
+    folder: &Folder,
+    tokens: &Tokens<'_>,
+    row: Row,
+) -> Result<(), Error> {
+    let mut admin = Command::new(programs.path("signer-admin"));
+    admin.args(["custody", "--min", row.level, "--config"]);
+    admin.arg(folder.config("signer")).envs(tokens.env());
+    let said = command::capture(&mut admin)?;
+    let said = String::from_utf8_lossy(&said);
+    // What comes before is about each token, what comes after about each group: of use, but long.
+    let site = said.lines().skip_while(|line| !line.starts_with("site "));
+    for line in site.take_while(|line| !line.starts_with("  offers")) {
+        say::line(line);
+    }
+    Ok(())
 }
 
 /// Waits until the signer has told of both versions and of a resumed session; each handshake must have had the row's
