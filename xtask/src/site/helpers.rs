@@ -48,8 +48,8 @@ impl Helpers {
             source,
         })?;
         let mut dbus = Command::new("dbus-daemon");
-        dbus.args(["--session", "--nofork", "--nopidfile", "--address"]);
-        dbus.arg(format!("unix:path={}", bus.display()));
+        dbus.args(["--session", "--nofork", "--nopidfile"]);
+        dbus.args(["--address", &home.address(BUS)]);
         self.start(home, "dbus-daemon", &dbus, interrupt, || listens(&bus))?;
 
         let mut swtpm = Command::new("swtpm");

@@ -62,11 +62,7 @@ impl Home {
     /// What a process needs in its environment to see the token.
     pub(super) fn env(&self) -> Vec<(&'static str, OsString)> {
         let path = |name: &str| self.dir.join(name).into_os_string();
-        let unix = |name: &str| {
-            let mut address = OsString::from("unix:path=");
-            address.push(self.dir.join(name));
-            address
-        };
+        let unix = |name: &str| self.address(name).into();
         match self.kind {
             Kind::SoftHsm2 => vec![("SOFTHSM2_CONF", path(CONFIG))],
             Kind::Kryoptic | Kind::KryopticModern => vec![("KRYOPTIC_CONF", path(CONFIG))],
@@ -83,6 +79,13 @@ impl Home {
                 ("CRATON_HSM_INTEGRITY_BYPASS", "unsafe-dev-only".into()),
             ],
         }
+    }
+
+    /// The address of a socket as D-Bus and p11-kit write it.
+    pub(super) fn address(&self, socket: &str) -> String {
+        let path = self.dir.join(socket).display().to_string();
+        let parts: Vec<_> = path.split('/').map(percent).collect();
+        format!("unix:path={}", parts.join("/"))
     }
 
     /// What C_Initialize wants in `pReserved`.
