@@ -8,6 +8,7 @@ pub mod audit;
 pub mod backend;
 pub mod channel;
 pub mod clients;
+pub mod cost;
 pub mod crowd;
 pub mod daemon;
 pub mod dialogue;
