@@ -119,6 +119,11 @@ fn what_succeeds_is_always_printed_and_what_is_withstood_with_details() {
     assert!(text.contains(done), "{text}");
     assert!(!text.contains("refused: read a sensitive key"), "{text}");
     assert!(!text.contains("passed  "), "{text}");
+    // What is missing is missing for each group and hash: told once, and counted.
+    let missing =
+        "cannot  secp256r1: TLS 1.3 secrets with Sha256 stay and equal software (and 5 more): ";
+    assert_eq!(text.matches(missing).count(), 1, "{text}");
+    assert_eq!(text.matches("the handshake secret: ").count(), 1, "{text}");
     let text = bench.on_token(&["custody", "--details"]).stdout;
     assert!(text.contains(done), "{text}");
     assert!(text.contains("refused: read a sensitive key"), "{text}");
@@ -148,8 +153,10 @@ fn two_tokens_of_one_site_are_told_apart() {
     let run = bench.run(&[&custody[..], &["--min", "schedule"]].concat());
     assert_eq!(run.code, 0, "{run:?}");
     let told = |text: &str| assert!(run.stdout.contains(text), "no {text}: {}", run.stdout);
-    told("is in `main` (SoftHSM v2, software); custody_min schedule: TLS 1.3 at schedule");
-    told("schedule: exchange and key schedule are in `keeper` (");
+    told(
+        "is in `main` (SoftHSM project SoftHSM v2, software); custody_min schedule: TLS 1.3 at schedule",
+    );
+    told("schedule: exchange and key schedule are in `keeper` (Kryoptic Project v1, software)");
     let run = bench.run(&[&custody[..], &["--json"]].concat());
     let report: Value = serde_json::from_str(&run.stdout).unwrap();
     // The key's own token proves less, and that is not hidden.

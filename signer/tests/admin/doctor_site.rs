@@ -43,6 +43,8 @@ fn the_exchange_token_counts_and_not_that_of_the_key() {
         "ok",
         "it is served: TLS 1.3 at schedule, TLS 1.2 at schedule",
     );
+    // SoftHSM2's files are SoftHSM2's alone.
+    assert_eq!(run.stdout.matches(" token folder: ").count(), 1, "{run:?}");
     let run = bench.doctor("", "exchange_token = \"nobody\"", "");
     assert_eq!(run.code, 1, "{run:?}");
     run.found("PROBLEM", "there is no [[token]] named \"nobody\"");

@@ -152,11 +152,35 @@ fn checks(out: &mut String, profile: &Profile, details: bool) {
         "self-tests",
         &format!("{passed} passed, {failed} did not"),
     );
-    let shown = profile.checks.iter();
-    for check in shown.filter(|check| details || !check.passed) {
-        let mark = if check.passed { "passed" } else { "cannot" };
-        let text = format!("{mark}  {}: {}", clean(&check.name), clean(&check.detail));
-        line(out, "", &text);
+    if details {
+        for check in &profile.checks {
+            let mark = if check.passed { "passed" } else { "cannot" };
+            let text = format!("{mark}  {}: {}", clean(&check.name), clean(&check.detail));
+            line(out, "", &text);
+        }
+        return;
+    }
+    // One mechanism that is missing fails a test for each group and hash: one line for each reason.
+    let mut reasons: Vec<(&str, &str, usize)> = Vec::new();
+    for check in profile.checks.iter().filter(|check| !check.passed) {
+        match reasons
+            .iter_mut()
+            .find(|(_, reason, _)| *reason == check.detail)
+        {
+            Some((.., more)) => *more += 1,
+            None => reasons.push((&check.name, &check.detail, 0)),
+        }
+    }
+    for (name, reason, more) in reasons {
+        let more = match more {
+            0 => String::new(),
+            more => format!(" (and {more} more)"),
+        };
+        line(
+            out,
+            "",
+            &format!("cannot  {}{more}: {}", clean(name), clean(reason)),
+        );
     }
 }
 

@@ -48,8 +48,14 @@ impl ExaminedSite {
         };
         let place = |name: &str| Place {
             token: name.to_owned(),
-            is: find(name)
-                .map(|token| format!("{}, {}", token.selected.info.model, token.nature.in_words())),
+            is: find(name).map(|token| {
+                format!(
+                    "{} {}, {}",
+                    token.selected.info.manufacturer,
+                    token.selected.info.model,
+                    token.nature.in_words()
+                )
+            }),
         };
         let first = section.keys.first().map_or("", |key| &key.token);
         let key = |key: &SiteKeyConfig| SiteKey {

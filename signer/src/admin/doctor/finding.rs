@@ -105,7 +105,12 @@ impl Findings {
         )
     }
 
+    /// Once: tokens of one module share its file and its folder.
     fn push(&mut self, subject: &str, severity: Severity, what: String, remedy: Option<String>) {
+        let is_known = |finding: &Finding| finding.subject == subject && finding.what == what;
+        if self.0.iter().any(is_known) {
+            return;
+        }
         self.0.push(Finding {
             subject: subject.to_owned(),
             severity,

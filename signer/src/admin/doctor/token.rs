@@ -51,7 +51,9 @@ pub(super) fn examine(
         format!("{} is loaded", selected.module.path().display()),
     );
     module_file(&selected.module, findings);
-    softhsm::look(findings);
+    if selected.info.manufacturer.starts_with("SoftHSM") {
+        softhsm::look(findings);
+    }
     let write_protected = look(&selected, &subject, findings);
     let (session, pin) = log_in(&selected, &subject, findings)?;
     let proven = levels(&selected, pin, &subject, findings);
