@@ -154,6 +154,8 @@ pub enum Error {
         token: String,
         /// The hash of the derivation.
         hash: HashAlgorithm,
+        /// The return value.
+        source: TokenFault,
     },
     /// A PKCS#11 call failed.
     #[error("{operation} failed in token `{token}`")]
@@ -248,9 +250,18 @@ impl Error {
         }
     }
 
+    /// For whoever still works in a login that was lost.
+    pub(crate) fn lost_login() -> Self {
+        Self::TokenUnavailable {
+            token: String::new(),
+            reason: "it was lost".to_owned(),
+        }
+    }
+
     /// The same error with the token's label, where it has none yet.
     pub(crate) fn of(mut self, label: &str) -> Self {
         if let Self::Token { token, .. }
+        | Self::TokenUnavailable { token, .. }
         | Self::Answer { token, .. }
         | Self::Derivation { token, .. } = &mut self
             && token.is_empty()

@@ -5,11 +5,15 @@
 //! Invariant: every intermediate value is wiped.
 
 use aws_lc_rs::digest;
-use cryptoki::{error::RvError, mechanism::Mechanism, object::ObjectHandle};
+use cryptoki::{
+    error::{Error as CryptokiError, RvError},
+    mechanism::Mechanism,
+    object::ObjectHandle,
+};
 use keyhaven_types::{HashAlgorithm, Secret};
 use zeroize::Zeroizing;
 
-use crate::{Error, session::OpenSession};
+use crate::{Error, TokenFault, session::OpenSession};
 
 const EXTRACT: &str = "HKDF-Extract of the shared secret";
 const PRF: &str = "the TLS 1.2 PRF keyed by the shared secret";
@@ -44,13 +48,18 @@ pub(crate) fn extract(
     };
     let failed = |source| failure(EXTRACT, hash, source);
     session.digest_init(&mechanism).map_err(failed)?;
-    session
+    let fed = session
         .digest_update(&pad(0x36)[..hash.block_len()])
-        .map_err(failed)?;
-    if !prefix.is_empty() {
-        session.digest_update(prefix).map_err(failed)?;
+        .and_then(|()| match prefix {
+            [] => Ok(()),
+            _ => session.digest_update(prefix),
+        })
+        .and_then(|()| session.digest_key(secret));
+    if let Err(source) = fed {
+        // A refused key leaves the digest active, and with it every later operation of the session refused.
+        let _ = session.digest_final_once();
+        return Err(failed(source));
     }
-    session.digest_key(secret).map_err(failed)?;
     let inner = session.digest_final_once().map_err(failed)?;
     if inner.len() != hash.output_len() {
         return Err(Error::answer(EXTRACT, "a digest of the wrong length"));
@@ -127,19 +136,25 @@ pub(crate) fn take_value(
 pub(crate) fn failure(
     operation: &'static str,
     hash: HashAlgorithm,
-    source: cryptoki::error::Error,
+    source: CryptokiError,
 ) -> Error {
-    match source {
-        cryptoki::error::Error::NotSupported
-        | cryptoki::error::Error::NullFunctionPointer
-        | cryptoki::error::Error::Pkcs11(
-            RvError::KeySizeRange | RvError::KeyIndigestible | RvError::MechanismInvalid,
-            _,
-        ) => Error::Derivation {
+    let is_limit = matches!(
+        source,
+        CryptokiError::NotSupported
+            | CryptokiError::NullFunctionPointer
+            | CryptokiError::Pkcs11(
+                RvError::KeySizeRange | RvError::KeyIndigestible | RvError::MechanismInvalid,
+                _,
+            )
+    );
+    if is_limit {
+        Error::Derivation {
             token: String::new(),
             hash,
-        },
-        other => Error::token(operation, other),
+            source: TokenFault::new(source),
+        }
+    } else {
+        Error::token(operation, source)
     }
 }
 

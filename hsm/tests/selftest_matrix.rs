@@ -167,7 +167,19 @@ fn p11_kit_keeps_its_keys_alone() {
     signs_and_keeps_nothing(&prove(&fresh_token!(kind: ModuleKind::P11Kit)));
 }
 
+/// It agrees, and then neither digests the secret nor has an HMAC: each refusal is a module's answer to the question, and
+/// not to the one before.
 #[test]
 fn craton_keeps_its_keys_alone() {
-    signs_and_keeps_nothing(&prove(&fresh_token!(kind: ModuleKind::Craton)));
+    let profile = prove(&fresh_token!(kind: ModuleKind::Craton));
+    signs_and_keeps_nothing(&profile);
+    let detail = |name: &str| {
+        let mut checks = profile.checks.iter();
+        let check = checks.find(|check| check.name == name);
+        check.map(|check| &check.detail[..])
+    };
+    let extract = detail("secp256r1: HKDF-Extract with Sha384 equals software");
+    assert_eq!(extract, Some("C_DigestKey: CKR_KEY_INDIGESTIBLE"));
+    let prf = detail("secp256r1: extended master secret with Sha384 equals software");
+    assert_eq!(prf, Some("C_SignInit: CKR_MECHANISM_INVALID"));
 }

@@ -248,8 +248,7 @@ pub(super) fn untried(error: CryptokiError) -> String {
 
 pub(super) fn told(error: Error) -> String {
     match error {
-        Error::Token { source, .. } => source.to_string(),
-        Error::Derivation { .. } => "the token has no such mechanism".to_owned(),
+        Error::Token { source, .. } | Error::Derivation { source, .. } => source.to_string(),
         other => other.to_string(),
     }
 }

@@ -175,11 +175,17 @@ impl Run<'_> {
                 .map(|handle| (handle, expected))
                 .map_err(told)
         });
-        let check = format!("{name}: derive a shared secret");
+        let purpose = if self.ways.derives_from(group) {
+            " to derive from"
+        } else {
+            ""
+        };
+        let check = format!("{name}: derive a shared secret{purpose}");
         let Some((handle, expected)) = self.note(check, agreed) else {
             return true;
         };
-        let hidden = self.attack(format!("{name}: the shared secret cannot be read"), handle);
+        let check = format!("{name}: the shared secret{purpose} cannot be read");
+        let hidden = self.attack(check, handle);
         let sound = test(self, group, handle, &expected, proven);
         self.destroy(group, handle) && hidden && sound
     }
@@ -324,10 +330,7 @@ impl<'a> Made<'a> {
 
 fn told(error: Error) -> String {
     match &error {
-        Error::Token { source, .. } => source.to_string(),
-        Error::Derivation { .. } => {
-            "the token has no such mechanism, or not for a secret of this length".to_owned()
-        }
+        Error::Token { source, .. } | Error::Derivation { source, .. } => source.to_string(),
         other => other.to_string(),
     }
 }
