@@ -4,45 +4,13 @@
 
 mod common;
 
-use common::{agreed, hkdf_label, on_worker, open, software_expand, software_hmac};
-use keyhaven_hsm::{Kept, Salt, Token, TokenSecret, Vault, VaultPurpose, Worker, Workers};
+use common::{
+    agreed, on_worker,
+    vault::{AAD, DAY, ENVELOPE, is_same, proven, wrappable},
+};
+use keyhaven_hsm::{Kept, Vault, VaultPurpose, Workers};
 use keyhaven_softhsm_test::{ModuleKind, TestToken, fresh_token};
-use keyhaven_types::{HashAlgorithm, NamedGroup};
-
-const HASH: HashAlgorithm = HashAlgorithm::Sha256;
-const DAY: u64 = 20_780;
-const AAD: &[u8] = b"site, key, version";
-const ENVELOPE: &[u8] = b"when and by whom";
-
-fn proven(test: &TestToken) -> Token {
-    let token = open(test);
-    let profile = token.prove().unwrap();
-    assert!(profile.vault, "{:#?}", profile.checks);
-    token
-}
-
-/// A resumption secret in the token, and the same in software.
-fn wrappable(worker: &Worker, token: &Token) -> (TokenSecret, Vec<u8>) {
-    let (secret, z) = agreed(worker, token, NamedGroup::X25519);
-    let salt = [5; 32];
-    let base = worker
-        .extract_secret(HASH, Salt::Bytes(&salt), &secret)
-        .unwrap();
-    let info = hkdf_label("resumption", b"nonce", 32);
-    let made = worker
-        .expand_secret(HASH, &base, &info, 32, Kept::Wrappable)
-        .unwrap();
-    let software = software_expand(HASH, &software_hmac(HASH, &salt, &z), &info, 32);
-    (made, software)
-}
-
-/// Whether a secret is the one that software has, seen by a key that comes out of it.
-fn is_same(worker: &Worker, secret: &TokenSecret, software: &[u8]) -> bool {
-    let info = hkdf_label("key", b"", 16);
-    let mut key = [0; 16];
-    worker.expand_bytes(HASH, secret, &info, &mut key).unwrap();
-    key == software_expand(HASH, software, &info, 16)[..]
-}
+use keyhaven_types::NamedGroup;
 
 fn there_and_back(test: &TestToken, persistent: bool) {
     let token = proven(test);
@@ -192,77 +160,6 @@ fn a_secret_that_is_to_stay_is_not_sealed() {
         assert!(sealed.is_err(), "{sealed:?}");
         assert!(token.is_alive());
     });
-}
-
-/// The labels of the token's secret keys.
-fn labels(test: &TestToken, token: &Token) -> Vec<String> {
-    use cryptoki::object::{Attribute, AttributeType, ObjectClass};
-    let module = cryptoki::context::Pkcs11::new(test.module()).unwrap();
-    let slots = module.get_slots_with_token().unwrap();
-    let slot = slots
-        .into_iter()
-        .find(|slot| slot.id() == token.info().slot_id);
-    let session = module.open_ro_session(slot.unwrap()).unwrap();
-    let template = [
-        Attribute::Class(ObjectClass::SECRET_KEY),
-        Attribute::Token(true),
-    ];
-    let found = session.find_objects(&template).unwrap();
-    let mut labels: Vec<_> = found
-        .into_iter()
-        .flat_map(|key| {
-            session
-                .get_attributes(key, &[AttributeType::Label])
-                .unwrap()
-        })
-        .map(|label| match label {
-            Attribute::Label(label) => String::from_utf8(label).unwrap(),
-            other => panic!("{other:?}"),
-        })
-        .collect();
-    labels.sort();
-    labels
-}
-
-fn old_keys_go(test: &TestToken) {
-    let token = proven(test);
-    assert_eq!(labels(test, &token), Vec::<String>::new());
-    let workers = Workers::start(1, 8).unwrap();
-    let seal = |day| {
-        let asked = token.clone();
-        on_worker(&workers, move |worker| {
-            let token = asked;
-            let vault = Vault::new(&token, VaultPurpose::Ticket, true);
-            let (secret, _) = wrappable(worker, &token);
-            worker
-                .vault_seal(&vault, day, AAD, ENVELOPE, &secret)
-                .unwrap();
-        });
-        labels(test, &token)
-    };
-    let of = |days: &[u64]| {
-        let roles = ["seal", "wrap"].into_iter();
-        let label = |role| {
-            days.iter()
-                .map(move |day| format!("keyhaven ticket {role} {day}"))
-        };
-        roles.flat_map(label).collect::<Vec<_>>()
-    };
-    assert_eq!(seal(DAY), of(&[DAY]));
-    assert_eq!(seal(DAY), of(&[DAY]));
-    assert_eq!(seal(DAY + 1), of(&[DAY, DAY + 1]));
-    assert_eq!(seal(DAY + 2), of(&[DAY + 1, DAY + 2]));
-    assert_eq!(seal(DAY + 9), of(&[DAY + 9]));
-}
-
-#[test]
-fn keys_of_the_day_before_yesterday_are_destroyed_on_nss() {
-    old_keys_go(&fresh_token!(kind: ModuleKind::Nss));
-}
-
-#[test]
-fn keys_of_the_day_before_yesterday_are_destroyed_on_kryoptic() {
-    old_keys_go(&fresh_token!(kind: ModuleKind::Kryoptic));
 }
 
 /// What a stranger sends costs the token nothing until a key's id fits.

@@ -71,7 +71,8 @@ impl Vault {
 
 impl Worker {
     /// Wraps `secret` (which must be [`Kept::Wrappable`]) under the day's wrapping key and seals it with `envelope`
-    /// (at most 65,535 bytes) under the day's sealing key, bound to `aad`. `day` is days since 1970 (UTC). The
+    /// (at most 65,535 bytes) under the day's sealing key, bound to `aad`. `day` is days since 1970 (UTC); callers
+    /// need not agree on it to the day. The
     /// blob has 47 bytes more than envelope and secret. Three PKCS#11 calls, and those that make the day's keys.
     ///
     /// # Errors
@@ -109,7 +110,7 @@ impl Worker {
         })
     }
 
-    /// Opens a blob of today or yesterday. `None`: altered, of an unknown or older key, or bound to something else;
+    /// Opens a blob of today or a day next to it. `None`: altered, of an unknown or older key, or bound to something else;
     /// an unknown key costs no call of the token, and where keys are shared a search once in five seconds. Three
     /// PKCS#11 calls.
     ///

@@ -5,6 +5,7 @@
 //! belongs to one login, and none is used that was not made in the token as sensitive and not extractable.
 
 use std::{
+    cmp::Ordering,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -28,7 +29,7 @@ pub(crate) struct Store {
     /// The login to which the pairs belong.
     login: u64,
     pairs: Vec<Pair>,
-    /// The day on which old keys were last looked for.
+    /// The latest day on which old keys were looked for.
     swept: Option<u64>,
     searched: Option<Instant>,
 }
@@ -98,8 +99,8 @@ impl Store {
         Ok((pair.id, pair.keys))
     }
 
-    /// The pair with this id, if it is of today or yesterday. An unknown id costs a search now and then where keys
-    /// are shared, and nothing elsewhere.
+    /// The pair with this id, if it is of today or a day next to it: a fellow signer's clock may be ahead. An
+    /// unknown id costs a search now and then where keys are shared, and nothing elsewhere.
     pub(super) fn for_opening(
         &mut self,
         generation: &Generation,
@@ -132,35 +133,41 @@ impl Store {
             .min_by_key(|pair| pair.id)
     }
 
-    /// Forgets the pairs of a lost login, and destroys old ones once a day.
+    /// Forgets the pairs of a lost login, and destroys old ones once a day. Days do not go backwards here: a caller
+    /// may be late, since a handshake stays on the day on which it began, and clocks are set back. So nothing is
+    /// destroyed that is not too old for the latest day that was seen.
     fn be_of(&mut self, generation: &Generation, day: u64) -> Result<(), Error> {
-        if self.login != generation.number {
-            *self = Self {
-                login: generation.number,
-                ..Self::new(self.purpose, self.persistent)
-            };
+        match generation.number.cmp(&self.login) {
+            Ordering::Less => return Err(Error::lost_login()),
+            Ordering::Greater => {
+                *self = Self {
+                    login: generation.number,
+                    ..Self::new(self.purpose, self.persistent)
+                }
+            }
+            Ordering::Equal => {}
         }
-        if self.swept == Some(day) {
+        if self.swept.is_some_and(|swept| swept >= day) {
             return Ok(());
         }
-        self.swept = Some(day);
         let session = generation.anchor();
-        let (current, old): (Vec<_>, Vec<_>) = std::mem::take(&mut self.pairs)
-            .into_iter()
-            .partition(|pair| is_current(pair.day, day));
-        self.pairs = current;
-        let mut old: Vec<_> = old
-            .iter()
-            .flat_map(|pair| [pair.keys.wrap, pair.keys.seal])
-            .collect();
+        let mut old = Vec::new();
+        self.pairs.retain(|pair| {
+            let is_old = is_old(pair.day, day);
+            if is_old {
+                old.extend([pair.keys.wrap, pair.keys.seal]);
+            }
+            !is_old
+        });
         if self.persistent {
             // Those of signers that are no more, too.
             old = find(&session, self.purpose)?
                 .into_iter()
-                .filter(|found| found.day.saturating_add(1) < day)
+                .filter(|found| is_old(found.day, day))
                 .map(|found| found.handle)
                 .collect();
         }
+        self.swept = Some(day);
         for handle in old {
             if let Err(error) = session.destroy_object(handle) {
                 let error = crate::TokenFault::new(error);
@@ -296,9 +303,14 @@ fn prefix(purpose: VaultPurpose) -> &'static str {
     }
 }
 
-/// Today's or yesterday's.
+/// Today's, yesterday's, or that of whoever lives in tomorrow already.
 fn is_current(key_day: u64, day: u64) -> bool {
-    key_day == day || key_day.checked_add(1) == Some(day)
+    key_day.abs_diff(day) <= 1
+}
+
+/// Older than yesterday.
+fn is_old(key_day: u64, day: u64) -> bool {
+    key_day.saturating_add(1) < day
 }
 
 const WRAP: &str = "wrap";
@@ -311,7 +323,10 @@ const SEALED_MAX: u64 = 1 << 29;
 
 #[cfg(test)]
 mod tests {
+    use keyhaven_softhsm_test::ModuleKind;
+
     use super::*;
+    use crate::{Module, Pin, quirks::Quirks, slot};
 
     #[test]
     fn a_label_is_read_for_its_purpose_alone() {
@@ -330,8 +345,31 @@ mod tests {
     }
 
     #[test]
-    fn today_and_yesterday_are_current() {
-        assert!(is_current(5, 5) && is_current(4, 5));
-        assert!(!is_current(3, 5) && !is_current(6, 5) && !is_current(u64::MAX, 0));
+    fn the_days_next_to_today_are_current() {
+        assert!(is_current(5, 5) && is_current(4, 5) && is_current(6, 5));
+        assert!(!is_current(3, 5) && !is_current(7, 5) && !is_current(u64::MAX, 0));
+    }
+
+    #[test]
+    fn what_is_of_today_yesterday_or_later_is_not_old() {
+        assert!(is_old(3, 5) && is_old(0, 5));
+        assert!(!is_old(4, 5) && !is_old(5, 5) && !is_old(9, 5) && !is_old(u64::MAX, 0));
+    }
+
+    /// A thread that is still in a login that was lost takes nothing from the one after it.
+    #[test]
+    fn a_late_login_is_refused_and_forgets_nothing() {
+        let test = keyhaven_softhsm_test::fresh_token!(kind: ModuleKind::Kryoptic);
+        let module = Module::load_with(Some(test.module()), test.init_args().as_deref()).unwrap();
+        let uri = test.uri().parse().unwrap();
+        let pin = Pin::new(test.pin().to_owned());
+        let [first, second] =
+            [1, 2].map(|number| Generation::open(&module, &uri, &pin, number).unwrap().0);
+        let mut store = Store::new(VaultPurpose::Ticket, false);
+        let ways = Ways::first_of(Quirks::of(&slot::find_slot(&module, &uri).unwrap().1));
+        let (id, keys) = store.for_sealing(&second, &ways, 5).unwrap();
+        assert!(store.for_sealing(&first, &ways, 5).is_err());
+        assert!(store.for_opening(&first, 5, id).is_err());
+        assert_eq!(store.for_opening(&second, 5, id).unwrap(), Some(keys));
     }
 }

@@ -9,6 +9,8 @@
     reason = "each test file uses its part of this module, and a helper of a test fails by panicking"
 )]
 
+pub mod vault;
+
 use std::{
     path::{Path, PathBuf},
     process::Command,
