@@ -39,6 +39,8 @@ struct Inner {
     pkcs11: Pkcs11,
     /// The same functions once more, where the module has one list of them.
     raw: Option<Raw>,
+    /// Who made it, by C_GetInfo; empty when it does not say.
+    manufacturer: String,
     /// What C_Initialize gets in pReserved, now and at each restart.
     init_args: Option<CString>,
     start_lock: Mutex<Option<StartLock>>,
@@ -75,6 +77,9 @@ pub struct TokenInfo {
     pub user_pin_final_try: bool,
     /// The user PIN is locked.
     pub user_pin_locked: bool,
+    /// Who made the library, by C_GetInfo: a token's own words may be those of the chip behind it.
+    #[serde(skip)]
+    pub library_manufacturer: String,
 }
 
 impl Module {
@@ -125,11 +130,16 @@ impl Module {
             Err(source) => return Err(failed(source)),
         }
         let raw = Raw::open(&path);
+        let manufacturer = pkcs11
+            .get_library_info()
+            .map(|info| info.manufacturer_id().to_owned())
+            .unwrap_or_default();
         tracing::debug!(module = %path.display(), own_list = raw.is_some(), "module started");
         let module = Self(Arc::new(Inner {
             path: path.clone(),
             pkcs11,
             raw,
+            manufacturer,
             init_args,
             start_lock: Mutex::new(start_lock),
             refused: Mutex::new(Vec::new()),
@@ -168,7 +178,11 @@ impl Module {
         let mut found = Vec::with_capacity(slots.len());
         for slot in slots {
             match self.pkcs11().get_token_info(slot) {
-                Ok(raw) => found.push((slot, TokenInfo::new(slot, &raw))),
+                Ok(raw) => {
+                    let mut info = TokenInfo::new(slot, &raw);
+                    info.library_manufacturer.clone_from(&self.0.manufacturer);
+                    found.push((slot, info));
+                }
                 Err(error) => {
                     let error = TokenFault::new(error);
                     tracing::warn!(slot = slot.id(), %error, "a slot cannot say what token it holds");
@@ -299,6 +313,7 @@ impl TokenInfo {
             user_pin_count_low: raw.user_pin_count_low(),
             user_pin_final_try: raw.user_pin_final_try(),
             user_pin_locked: raw.user_pin_locked(),
+            library_manufacturer: String::new(),
         }
     }
 }

@@ -22,6 +22,8 @@ pub(crate) struct Quirks {
     manufacturer: &'static str,
     /// Start of the token's model.
     model: &'static str,
+    /// Start of the library's manufacturer.
+    library: &'static str,
     /// How an X25519 key pair is made.
     pub(crate) x25519: &'static [X25519],
     /// How the extended master secret of TLS 1.2 is derived.
@@ -218,7 +220,9 @@ impl Quirks {
         TABLE
             .iter()
             .find(|row| {
-                info.manufacturer.starts_with(row.manufacturer) && info.model.starts_with(row.model)
+                info.manufacturer.starts_with(row.manufacturer)
+                    && info.model.starts_with(row.model)
+                    && info.library_manufacturer.starts_with(row.library)
             })
             .unwrap_or(&STANDARD)
     }
@@ -242,6 +246,7 @@ static STANDARD: Quirks = Quirks {
     name: "standard",
     manufacturer: "",
     model: "",
+    library: "",
     x25519: &[X25519::Montgomery, X25519::Edwards, X25519::Nss],
     ems: &[Ems::Standard, Ems::WithoutLength, Ems::Nss],
     key_block: &[KeyBlock::TlsKdf, KeyBlock::HmacPrf],
@@ -254,7 +259,7 @@ static STANDARD: Quirks = Quirks {
     derives_in_host: false,
 };
 
-static TABLE: [Quirks; 5] = [
+static TABLE: [Quirks; 6] = [
     // X25519 costs three times P-256 here; its mechanism list has no Montgomery key generation.
     Quirks {
         name: "SoftHSM2",
@@ -302,10 +307,17 @@ static TABLE: [Quirks; 5] = [
         derives_in_host: true,
         ..STANDARD
     },
-    // Ignores CKA_SENSITIVE and CKA_EXTRACTABLE of derived secrets.
+    // Ignores CKA_SENSITIVE and CKA_EXTRACTABLE of derived secrets. Manufacturer and model are the chip's.
     Quirks {
         name: "tpm2-pkcs11",
-        model: "TPM2 PKCS#11",
+        library: "tpm2-software",
+        derives_in_host: true,
+        ..STANDARD
+    },
+    // Smart cards: what a card derives comes into the library's memory (read in its source, not run).
+    Quirks {
+        name: "OpenSC",
+        library: "OpenSC Project",
         derives_in_host: true,
         ..STANDARD
     },
@@ -327,6 +339,17 @@ mod tests {
     fn softhsm_is_known_and_a_stranger_gets_the_standard() {
         assert_eq!(of("SoftHSM project", "SoftHSM v2").name, "SoftHSM2");
         assert_eq!(of("Somebody", "Thing").name, "standard");
+    }
+
+    #[test]
+    fn a_library_is_known_whatever_chip_is_behind_it() {
+        let info = TokenInfo {
+            manufacturer: "IBM".to_owned(),
+            model: "SW   TPM".to_owned(),
+            library_manufacturer: "tpm2-software.github.io".to_owned(),
+            ..TokenInfo::default()
+        };
+        assert!(Quirks::of(&info).derives_in_host);
     }
 
     #[test]
