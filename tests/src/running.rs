@@ -9,6 +9,7 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Mutex;
 
 use keyhaven_softhsm_test::{ModuleKind, Shim, TestToken};
 use tempfile::TempDir;
@@ -40,7 +41,7 @@ pub struct Parts {
     pub(crate) dir: TempDir,
     pub(crate) env: Vec<(String, String)>,
     /// One for each token, in their order.
-    pub(crate) marks: RefCell<Vec<Mark>>,
+    pub(crate) marks: Mutex<Vec<Mark>>,
 }
 
 /// A running site. Fields are dropped in their order: the programs end before their files go.
@@ -137,7 +138,8 @@ impl Parts {
 
     /// From here on keys must not be readable: the signer has done its self-tests.
     pub fn mark(&self) {
-        *self.marks.borrow_mut() = self.tokens().map(Mark::of).collect();
+        *self.marks.lock().expect("no test fails in between") =
+            self.tokens().map(Mark::of).collect();
     }
 
     /// No key could be read right after its creation since the mark.
@@ -145,7 +147,10 @@ impl Parts {
     /// Without a mark nothing is known. Where the key block of TLS 1.2 is handed out as a key, only a token that was
     /// listened to can tell.
     pub fn check_keys_unreadable(&self) {
-        for (token, mark) in self.tokens().zip(self.marks.borrow().iter()) {
+        for (token, mark) in self
+            .tokens()
+            .zip(self.marks.lock().expect("no test fails in between").iter())
+        {
             if is_tapped(token) || !makes_key_blocks(token.kind()) {
                 let readable = readable_keys(token, *mark);
                 assert!(
