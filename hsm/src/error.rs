@@ -232,6 +232,11 @@ impl Error {
         }
     }
 
+    /// Whether a token speaks of the key that wraps or unwraps as of one that is not there.
+    pub(crate) fn is_of_wrapping_key(&self) -> bool {
+        matches!(self, Self::Token { source, .. } if source.is_of_wrapping_key())
+    }
+
     /// Wraps a failed call; the token's label is added by whoever knows it, with [`Error::of`].
     pub(crate) fn token(operation: &'static str, source: CryptokiError) -> Self {
         Self::Token {

@@ -50,6 +50,14 @@ impl TokenFault {
             None => FaultClass::Operation,
         }
     }
+
+    /// Whether it speaks of the key that wraps or unwraps as of one that is not there.
+    pub(crate) fn is_of_wrapping_key(&self) -> bool {
+        matches!(
+            self.rv,
+            Some(RvError::WrappingKeyHandleInvalid | RvError::UnwrappingKeyHandleInvalid)
+        )
+    }
 }
 
 impl fmt::Display for TokenFault {

@@ -6,9 +6,9 @@ mod common;
 
 use common::{
     on_worker,
-    vault::{AAD, DAY, ENVELOPE, is_same, labels, proven, wrappable},
+    vault::{AAD, DAY, ENVELOPE, is_same, labels, opens, proven, seal, wrappable},
 };
-use keyhaven_hsm::{Kept, Vault, VaultPurpose, Worker, Workers};
+use keyhaven_hsm::{Vault, VaultPurpose, Worker, Workers};
 use keyhaven_softhsm_test::{ModuleKind, TestToken, fresh_token};
 
 fn old_keys_go(test: &TestToken) {
@@ -50,21 +50,6 @@ fn keys_of_the_day_before_yesterday_are_destroyed_on_nss() {
 #[test]
 fn keys_of_the_day_before_yesterday_are_destroyed_on_kryoptic() {
     old_keys_go(&fresh_token!(kind: ModuleKind::Kryoptic));
-}
-
-/// Seals something on this day.
-fn seal(worker: &Worker, vault: &Vault, day: u64) -> (Vec<u8>, Vec<u8>) {
-    let (secret, software) = wrappable(worker, vault.token());
-    let blob = worker.vault_seal(vault, day, AAD, ENVELOPE, &secret);
-    (blob.unwrap(), software)
-}
-
-/// Opens on this day what was sealed; whether it was there, and the same.
-fn opens(worker: &Worker, vault: &Vault, day: u64, (blob, software): &(Vec<u8>, Vec<u8>)) -> bool {
-    let opened = worker.vault_open(vault, day, AAD, blob, 32, Kept::Never);
-    opened
-        .unwrap()
-        .is_some_and(|opened| is_same(worker, &opened.secret, software))
 }
 
 /// A clock that is set back, or a handshake that began before midnight, takes nothing from the new day.

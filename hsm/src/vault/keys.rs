@@ -5,7 +5,7 @@
 
 use cryptoki::{
     mechanism::{Mechanism, aead::GcmParams},
-    object::{Attribute, KeyType, ObjectClass, ObjectHandle},
+    object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHandle},
 };
 use cryptoki_sys::{CKA_UNWRAP_TEMPLATE, CKA_WRAP_TEMPLATE, CKM_AES_GCM};
 use zeroize::Zeroizing;
@@ -80,6 +80,13 @@ pub(crate) fn make_sealing(
     }
     template.extend(ending(ways));
     generate(session, &template)
+}
+
+/// Whether a handle is still that of the key with this CKA_ID. One PKCS#11 call.
+pub(crate) fn is_there(session: &OpenSession, key: ObjectHandle, id: &[u8]) -> bool {
+    session
+        .bytes(key, AttributeType::Id)
+        .is_ok_and(|found| found[..] == *id)
 }
 
 /// Wraps a secret: RFC 5649, eight bytes more than the secret. One PKCS#11 call.

@@ -3,22 +3,20 @@
 //! What a ticket or a rekey state means is its maker's business. Invariant: the key that wraps cannot decrypt, the
 //! key that seals cannot unwrap, and no key serves two purposes (security rule S4).
 
+mod blob;
 pub(crate) mod keys;
+mod search;
 pub(crate) mod store;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use aws_lc_rs::rand::{SecureRandom, SystemRandom};
-use cryptoki::session::SessionState;
-use zeroize::Zeroizing;
-
 use self::{
-    keys::{NONCE_LEN, TAG_LEN},
-    store::{KEY_ID_LEN, KeyId, Store},
+    blob::{AtWork, Blob, Unopened},
+    store::Store,
 };
 use crate::{
     Error, FaultClass, Kept, Token, TokenSecret, Worker, exchange::Ephemeral, generation::Counted,
-    session::OpenSession, template::Usage,
+    template::Usage,
 };
 
 /// What a vault's keys are for. Keys of one purpose open nothing of the other.
@@ -36,6 +34,8 @@ pub enum VaultPurpose {
 pub struct Vault {
     token: Token,
     purpose: VaultPurpose,
+    /// Whether other processes have the keys, too.
+    is_shared: bool,
     store: Arc<Mutex<Store>>,
 }
 
@@ -55,6 +55,7 @@ impl Vault {
         Self {
             token: token.clone(),
             purpose,
+            is_shared: persistent,
             store: token.inner().stores.of(purpose, persistent),
         }
     }
@@ -73,7 +74,8 @@ impl Worker {
     /// Wraps `secret` (which must be [`Kept::Wrappable`]) under the day's wrapping key and seals it with `envelope`
     /// (at most 65,535 bytes) under the day's sealing key, bound to `aad`. `day` is days since 1970 (UTC); callers
     /// need not agree on it to the day. The
-    /// blob has 47 bytes more than envelope and secret. Three PKCS#11 calls, and those that make the day's keys.
+    /// blob has 47 bytes more than envelope and secret. Three PKCS#11 calls, and those that make the day's keys. When
+    /// the day's keys are gone, others are made, once.
     ///
     /// # Errors
     /// Failures of the token.
@@ -88,31 +90,34 @@ impl Worker {
         if secret.object().token().id() != vault.token.id() {
             return Err(vault.token.unavailable("the secret is another token's"));
         }
-        let Ok(envelope_len) = u16::try_from(envelope.len()) else {
-            return Err(Error::answer(SEAL, "an envelope that is too long").of(vault.label()));
-        };
         self.on_object(secret.object(), |own, counted| {
             let ways = vault.token.ways();
-            let generation = &own.owner.generation;
-            let (id, pair) = vault.store().for_sealing(generation, &ways, day)?;
-            let wrapped = keys::wrap(&own.session, &ways, pair.wrap, counted.handle)?;
-            let mut plain = Zeroizing::new(envelope_len.to_be_bytes().to_vec());
-            plain.extend_from_slice(envelope);
-            plain.extend_from_slice(&wrapped);
-            let mut nonce = [0; NONCE_LEN];
-            SystemRandom::new()
-                .fill(&mut nonce)
-                .map_err(|_| Error::answer(SEAL, "no random number"))?;
-            let header = header(id);
-            let aad = [&header[..], aad].concat();
-            let sealed = keys::seal(&own.session, pair.seal, &nonce, &aad, &plain)?;
-            Ok([&header[..], &nonce, &sealed].concat())
+            let mut is_first = true;
+            loop {
+                let (id, keys) =
+                    vault
+                        .store()
+                        .for_sealing(&own.session, &own.owner.generation, &ways, day)?;
+                let pair = AtWork {
+                    session: &own.session,
+                    ways: &ways,
+                    id,
+                    keys,
+                };
+                match pair.seal(counted.handle, aad, envelope) {
+                    Err(error) if is_first && has_lost(&pair, &error, true) => {
+                        vault.store().forget(&pair);
+                        is_first = false;
+                    }
+                    sealed => return sealed,
+                }
+            }
         })
     }
 
     /// Opens a blob of today or a day next to it. `None`: altered, of an unknown or older key, or bound to something else;
-    /// an unknown key costs no call of the token, and where keys are shared a search once in five seconds. Three
-    /// PKCS#11 calls.
+    /// an unknown key costs no call of the token, and where keys are shared a search once in five seconds. So does a
+    /// key that is gone. Three PKCS#11 calls.
     ///
     /// # Errors
     /// Failures of the token.
@@ -130,55 +135,67 @@ impl Worker {
         };
         let token = &vault.token;
         self.once(token, |own| {
-            let generation = &own.owner.generation;
-            let known = vault.store().for_opening(generation, day, blob.id)?;
-            let Some(pair) = known else {
-                return Ok(None);
-            };
-            let aad = [&header(blob.id)[..], aad].concat();
-            let plain =
-                match keys::unseal(&own.session, pair.seal, blob.nonce, &aad, blob.ciphertext) {
-                    Ok(plain) => plain,
-                    Err(error) => return vault.refused(&own.session, blob.id, error),
-                };
-            let Some((envelope, wrapped)) = split(&plain, secret_len) else {
-                return Ok(None);
-            };
-            // Sealed by us: from here on a failure is the token's.
-            let usage = vault.purpose.usage(secret_len);
             let ways = token.ways();
-            let handle = keys::unwrap(&own.session, &ways, pair.wrap, wrapped, usage, kept)?;
-            let object = Ephemeral::new(token, Counted::new(handle, &own.owner));
-            Ok(Some(Opened {
-                envelope: envelope.to_vec(),
-                secret: TokenSecret::new(object),
-            }))
+            let usage = vault.purpose.usage(secret_len);
+            let mut is_first = true;
+            loop {
+                let known =
+                    vault
+                        .store()
+                        .for_opening(&own.session, &own.owner.generation, day, blob.id)?;
+                let Some(keys) = known else {
+                    return Ok(None);
+                };
+                let pair = AtWork {
+                    session: &own.session,
+                    ways: &ways,
+                    id: blob.id,
+                    keys,
+                };
+                let unopened = match pair.open(&blob, aad, secret_len, usage, kept) {
+                    Ok(opened) => {
+                        return Ok(opened.map(|(envelope, handle)| {
+                            let object = Ephemeral::new(token, Counted::new(handle, &own.owner));
+                            let secret = TokenSecret::new(object);
+                            Opened { envelope, secret }
+                        }));
+                    }
+                    Err(unopened) => unopened,
+                };
+                if is_first && has_lost(&pair, unopened.error(), vault.is_shared) {
+                    vault.store().forget(&pair);
+                    is_first = false;
+                } else {
+                    return unopened.judge(&pair).map(|()| None);
+                }
+            }
         })
     }
 }
 
-impl Vault {
-    fn label(&self) -> &str {
-        &self.token.info().label
+impl Unopened {
+    fn error(&self) -> &Error {
+        match self {
+            Self::Sealed(error) | Self::Wrapped(error) => error,
+        }
     }
 
-    /// What a module answers to an altered ciphertext is its own choice, up to CKR_DEVICE_ERROR; the peer has sent
-    /// it, so that the token is looked at before it is blamed.
-    fn refused(
-        &self,
-        session: &OpenSession,
-        id: KeyId,
-        error: Error,
-    ) -> Result<Option<Opened>, Error> {
-        let state = session.get_session_info().map(|info| info.session_state());
-        if !matches!(state, Ok(SessionState::RwUser | SessionState::RoUser)) {
-            return Err(error);
+    /// Whose fault it is: an error when it is the token's. What a module answers to an altered ciphertext is its own
+    /// choice, up to CKR_DEVICE_ERROR; the peer has sent it, so that the token is looked at before it is blamed.
+    fn judge(self, pair: &AtWork<'_>) -> Result<(), Error> {
+        match self {
+            Self::Sealed(error) if error.fault_class() == Some(FaultClass::Busy) => Err(error),
+            Self::Sealed(_) if pair.is_logged_in() => Ok(()),
+            Self::Sealed(error) | Self::Wrapped(error) => Err(error),
         }
-        if error.fault_class() == Some(FaultClass::SessionLost) {
-            self.store().forget(id);
-        }
-        Ok(None)
     }
+}
+
+/// Whether an operation failed because a key of the pair is gone while the login is well: another process has
+/// destroyed it, or the module has lost it. With `by_word` the module's word for the key that wraps is enough, too.
+fn has_lost(pair: &AtWork<'_>, error: &Error, by_word: bool) -> bool {
+    let is_said = || by_word && error.is_of_wrapping_key();
+    pair.is_logged_in() && (is_said() || !pair.is_there())
 }
 
 impl VaultPurpose {
@@ -188,73 +205,5 @@ impl VaultPurpose {
             Self::Ticket if secret_len == 48 => Usage::SignAndDerive,
             _ => Usage::Derive,
         }
-    }
-}
-
-/// A sealed blob, taken apart: version, key id, nonce, ciphertext and tag.
-struct Blob<'a> {
-    id: KeyId,
-    nonce: &'a [u8; NONCE_LEN],
-    ciphertext: &'a [u8],
-}
-
-impl<'a> Blob<'a> {
-    fn read(bytes: &'a [u8]) -> Option<Self> {
-        let (&[version], rest) = bytes.split_first_chunk()?;
-        let (id, rest) = rest.split_first_chunk::<KEY_ID_LEN>()?;
-        let (nonce, ciphertext) = rest.split_first_chunk()?;
-        (version == VERSION && ciphertext.len() > TAG_LEN).then_some(Self {
-            id: *id,
-            nonce,
-            ciphertext,
-        })
-    }
-}
-
-fn header(id: KeyId) -> [u8; 1 + KEY_ID_LEN] {
-    let mut header = [VERSION; 1 + KEY_ID_LEN];
-    header[1..].copy_from_slice(&id);
-    header
-}
-
-/// Envelope and wrapped secret of the wanted length.
-fn split(plain: &[u8], secret_len: usize) -> Option<(&[u8], &[u8])> {
-    let (len, rest) = plain.split_first_chunk()?;
-    let (envelope, wrapped) = rest.split_at_checked(u16::from_be_bytes(*len).into())?;
-    (wrapped.len() == secret_len.next_multiple_of(8) + WRAPPING_LEN).then_some((envelope, wrapped))
-}
-
-const VERSION: u8 = 1;
-const SEAL: &str = "sealing a secret";
-/// RFC 5649: the wrapping's own eight bytes.
-const WRAPPING_LEN: usize = 8;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_blob_is_taken_apart_or_is_none() {
-        let mut bytes = vec![VERSION];
-        bytes.extend([7; KEY_ID_LEN]);
-        bytes.extend([8; NONCE_LEN]);
-        bytes.extend([9; TAG_LEN + 1]);
-        let blob = Blob::read(&bytes).unwrap();
-        assert_eq!((blob.id, blob.nonce), ([7; KEY_ID_LEN], &[8; NONCE_LEN]));
-        assert_eq!(blob.ciphertext, [9; TAG_LEN + 1]);
-        for len in 0..bytes.len() {
-            assert!(Blob::read(&bytes[..len]).is_none(), "{len}");
-        }
-        bytes[0] = 2;
-        assert!(Blob::read(&bytes).is_none());
-    }
-
-    #[test]
-    fn the_wrapped_secret_has_the_length_that_is_asked_for() {
-        let plain = [&[0, 2][..], b"ab", &[1; 40]].concat();
-        assert_eq!(split(&plain, 32), Some((&b"ab"[..], &[1; 40][..])));
-        assert_eq!(split(&plain, 48), None);
-        assert_eq!(split(&[0, 200, 1], 32), None);
-        assert_eq!(split(&[0], 32), None);
     }
 }

@@ -1,6 +1,6 @@
 //! Which pairs of keys a vault has: today's and yesterday's, made when first needed and destroyed when old.
 //!
-//! Leaves wrapping and sealing to `keys`. Token objects are shared by every signer of the token: several may make a
+//! Leaves wrapping and sealing to `keys`, and finding to `search`. Token objects are shared by every signer of the token: several may make a
 //! pair for the same day, all of them are good for opening, and the one with the smallest id seals. Invariant: a pair
 //! belongs to one login, and none is used that was not made in the token as sensitive and not extractable.
 
@@ -11,13 +11,15 @@ use std::{
 };
 
 use aws_lc_rs::rand::{SecureRandom, SystemRandom};
-use cryptoki::object::{Attribute, AttributeType, ObjectClass, ObjectHandle};
+use cryptoki::object::ObjectHandle;
 
 use super::{
     VaultPurpose,
+    blob::AtWork,
     keys::{self, Keys, Name},
+    search::{self, Role, key_id},
 };
-use crate::{Error, generation::Generation, quirks::Ways, session::OpenSession};
+use crate::{Error, TokenFault, generation::Generation, quirks::Ways, session::OpenSession};
 
 pub(super) type KeyId = [u8; KEY_ID_LEN];
 
@@ -79,19 +81,20 @@ impl Store {
     /// The pair that seals today.
     pub(super) fn for_sealing(
         &mut self,
+        session: &OpenSession,
         generation: &Generation,
         ways: &Ways,
         day: u64,
     ) -> Result<(KeyId, Keys), Error> {
         self.be_of(generation, day)?;
         if self.sealing(day).is_none() {
-            self.search(generation, day)?;
+            self.search(session, [day])?;
         }
         if self.sealing(day).is_none() {
             let pair = self.make(&generation.anchor(), ways, day)?;
             self.pairs.push(pair);
             // Whoever made one at the same time is seen now, and the smaller id is chosen by both.
-            self.search(generation, day)?;
+            self.search(session, [day])?;
         }
         let none = Error::answer("making a vault's key", "no key that is found again");
         let pair = self.sealing(day).ok_or(none)?;
@@ -103,6 +106,7 @@ impl Store {
     /// unknown id costs a search now and then where keys are shared, and nothing elsewhere.
     pub(super) fn for_opening(
         &mut self,
+        session: &OpenSession,
         generation: &Generation,
         day: u64,
         id: KeyId,
@@ -116,14 +120,28 @@ impl Store {
             .searched
             .is_none_or(|last| last.elapsed() >= SEARCH_EVERY);
         if known(self).is_none() && is_due {
-            self.search(generation, day)?;
+            let days = [day.saturating_sub(1), day, day.saturating_add(1)];
+            let found = self.search(session, days);
+            // Counted from its end: a slow token is not to search without a pause.
+            self.searched = Some(Instant::now());
+            found?;
         }
         Ok(known(self))
     }
 
-    /// Forgets a pair whose keys another process has destroyed.
-    pub(super) fn forget(&mut self, id: KeyId) {
-        self.pairs.retain(|pair| pair.id != id);
+    /// Forgets a pair whose keys are gone, so that it is looked for, or another one made. What is left of it goes,
+    /// too, where it is of use to nobody else.
+    pub(super) fn forget(&mut self, pair: &AtWork<'_>) {
+        self.searched = None;
+        self.pairs.retain(|known| known.id != pair.id);
+        if self.persistent {
+            return;
+        }
+        for (handle, role) in [(pair.keys.wrap, Role::Wrap), (pair.keys.seal, Role::Seal)] {
+            if keys::is_there(pair.session, handle, &key_id(pair.id, role)) {
+                destroy(pair.session, handle);
+            }
+        }
     }
 
     fn sealing(&mut self, day: u64) -> Option<&mut Pair> {
@@ -161,46 +179,34 @@ impl Store {
         });
         if self.persistent {
             // Those of signers that are no more, too.
-            old = find(&session, self.purpose)?
-                .into_iter()
-                .filter(|found| is_old(found.day, day))
-                .map(|found| found.handle)
-                .collect();
+            old = search::older(&session, self.purpose, day)?;
         }
         self.swept = Some(day);
         for handle in old {
-            if let Err(error) = session.destroy_object(handle) {
-                let error = crate::TokenFault::new(error);
-                tracing::debug!(%error, "an old key of a vault was not destroyed here");
-            }
+            destroy(&session, handle);
         }
         Ok(())
     }
 
-    /// Looks for the pairs of other signers.
-    fn search(&mut self, generation: &Generation, day: u64) -> Result<(), Error> {
-        self.searched = Some(Instant::now());
+    /// Looks for the pairs of these days that other signers have made.
+    fn search<const N: usize>(
+        &mut self,
+        session: &OpenSession,
+        days: [u64; N],
+    ) -> Result<(), Error> {
         if !self.persistent {
             return Ok(());
         }
-        let found = find(&generation.anchor(), self.purpose)?;
-        for wrap in found.iter().filter(|key| key.role == WRAP) {
-            let of_pair =
-                |key: &&Found| key.role == SEAL && (key.id, key.day) == (wrap.id, wrap.day);
-            let Some(seal) = found.iter().find(of_pair) else {
-                continue;
-            };
-            let is_new = self.pairs.iter().all(|pair| pair.id != wrap.id);
-            if is_new && is_current(wrap.day, day) {
-                self.pairs.push(Pair {
-                    day: wrap.day,
-                    id: wrap.id,
-                    keys: Keys {
-                        wrap: wrap.handle,
-                        seal: seal.handle,
-                    },
-                    sealed: 0,
-                });
+        for day in days {
+            for (id, keys) in search::pairs(session, self.purpose, day)? {
+                if self.pairs.iter().all(|pair| pair.id != id) {
+                    self.pairs.push(Pair {
+                        day,
+                        id,
+                        keys,
+                        sealed: 0,
+                    });
+                }
             }
         }
         Ok(())
@@ -211,12 +217,12 @@ impl Store {
         SystemRandom::new()
             .fill(&mut id)
             .map_err(|_| Error::answer("making a vault's key", "no random number"))?;
-        let [wrap, seal] = [WRAP, SEAL].map(|role| format!("{}{role} {day}", prefix(self.purpose)));
-        // NSS takes two keys with one CKA_ID for one key.
-        let ids = [WRAP, SEAL].map(|role| [&id[..], &role.as_bytes()[..1]].concat());
-        let [wrap, seal] = [(&wrap, &ids[0]), (&seal, &ids[1])].map(|(label, id)| Name {
-            label,
-            id,
+        let roles = [Role::Wrap, Role::Seal];
+        let labels = roles.map(|role| search::label(self.purpose, role, day));
+        let ids = roles.map(|role| key_id(id, role));
+        let [wrap, seal] = [0, 1].map(|at| Name {
+            label: &labels[at],
+            id: &ids[at],
             persistent: self.persistent,
         });
         let seal = keys::make_sealing(session, ways, seal)?;
@@ -237,69 +243,11 @@ impl Store {
     }
 }
 
-/// A key of a vault, found in the token.
-struct Found {
-    handle: ObjectHandle,
-    day: u64,
-    id: KeyId,
-    role: &'static str,
-}
-
-/// The token's keys of this purpose that were made in it and never could be read. CKA_LOCAL is not asked: NSS says it
-/// of none.
-fn find(session: &OpenSession, purpose: VaultPurpose) -> Result<Vec<Found>, Error> {
-    let template = [
-        Attribute::Class(ObjectClass::SECRET_KEY),
-        Attribute::Token(true),
-        Attribute::Sensitive(true),
-    ];
-    let failed = |source| Error::token("finding a vault's keys", source);
-    let objects = session.find_objects(&template).map_err(failed)?;
-    let types = [
-        AttributeType::Label,
-        AttributeType::Id,
-        AttributeType::AlwaysSensitive,
-        AttributeType::NeverExtractable,
-    ];
-    let mut found = Vec::new();
-    for handle in objects {
-        // Another process may have destroyed it meanwhile.
-        let Ok(attributes) = session.get_attributes(handle, &types) else {
-            continue;
-        };
-        if let [
-            Attribute::Label(label),
-            Attribute::Id(id),
-            Attribute::AlwaysSensitive(true),
-            Attribute::NeverExtractable(true),
-        ] = &attributes[..]
-            && let Some((role, day)) = read_label(label, purpose)
-            && let Some((id, _)) = id.split_first_chunk::<KEY_ID_LEN>()
-        {
-            found.push(Found {
-                handle,
-                day,
-                id: *id,
-                role,
-            });
-        }
-    }
-    Ok(found)
-}
-
-fn read_label(label: &[u8], purpose: VaultPurpose) -> Option<(&'static str, u64)> {
-    let rest = std::str::from_utf8(label)
-        .ok()?
-        .strip_prefix(prefix(purpose))?;
-    let (role, day) = rest.split_once(' ')?;
-    let role = [WRAP, SEAL].into_iter().find(|known| *known == role)?;
-    Some((role, day.parse().ok()?))
-}
-
-fn prefix(purpose: VaultPurpose) -> &'static str {
-    match purpose {
-        VaultPurpose::Ticket => "keyhaven ticket ",
-        VaultPurpose::Rekey => "keyhaven rekey ",
+/// Destroys a key that nobody is to use any more.
+fn destroy(session: &OpenSession, key: ObjectHandle) {
+    if let Err(error) = session.destroy_object(key) {
+        let error = TokenFault::new(error);
+        tracing::debug!(%error, "an old key of a vault was not destroyed here");
     }
 }
 
@@ -309,12 +257,10 @@ fn is_current(key_day: u64, day: u64) -> bool {
 }
 
 /// Older than yesterday.
-fn is_old(key_day: u64, day: u64) -> bool {
+pub(super) fn is_old(key_day: u64, day: u64) -> bool {
     key_day.saturating_add(1) < day
 }
 
-const WRAP: &str = "wrap";
-const SEAL: &str = "seal";
 pub(super) const KEY_ID_LEN: usize = 8;
 /// Strangers' ids lead to no more searches than this.
 const SEARCH_EVERY: Duration = Duration::from_secs(5);
@@ -327,22 +273,6 @@ mod tests {
 
     use super::*;
     use crate::{Module, Pin, quirks::Quirks, slot};
-
-    #[test]
-    fn a_label_is_read_for_its_purpose_alone() {
-        let read = |label: &str| read_label(label.as_bytes(), VaultPurpose::Ticket);
-        assert_eq!(read("keyhaven ticket wrap 20780"), Some((WRAP, 20780)));
-        assert_eq!(read("keyhaven ticket seal 1"), Some((SEAL, 1)));
-        for other in [
-            "keyhaven rekey wrap 20780",
-            "keyhaven ticket wrap",
-            "keyhaven ticket open 20780",
-            "keyhaven ticket wrap 20780 ",
-            "keyhaven ticket wrap -1",
-        ] {
-            assert_eq!(read(other), None, "{other}");
-        }
-    }
 
     #[test]
     fn the_days_next_to_today_are_current() {
@@ -365,11 +295,15 @@ mod tests {
         let pin = Pin::new(test.pin().to_owned());
         let [first, second] =
             [1, 2].map(|number| Generation::open(&module, &uri, &pin, number).unwrap().0);
+        let session = OpenSession::open(&module, second.slot).unwrap();
         let mut store = Store::new(VaultPurpose::Ticket, false);
         let ways = Ways::first_of(Quirks::of(&slot::find_slot(&module, &uri).unwrap().1));
-        let (id, keys) = store.for_sealing(&second, &ways, 5).unwrap();
-        assert!(store.for_sealing(&first, &ways, 5).is_err());
-        assert!(store.for_opening(&first, 5, id).is_err());
-        assert_eq!(store.for_opening(&second, 5, id).unwrap(), Some(keys));
+        let (id, keys) = store.for_sealing(&session, &second, &ways, 5).unwrap();
+        assert!(store.for_sealing(&session, &first, &ways, 5).is_err());
+        assert!(store.for_opening(&session, &first, 5, id).is_err());
+        assert_eq!(
+            store.for_opening(&session, &second, 5, id).unwrap(),
+            Some(keys)
+        );
     }
 }

@@ -2,7 +2,15 @@
 //!
 //! Nothing here asserts the behaviour under test.
 
-use keyhaven_hsm::{Kept, Salt, Token, TokenSecret, Worker};
+use std::path::Path;
+
+use cryptoki::{
+    context::Pkcs11,
+    mechanism::Mechanism,
+    object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHandle},
+    session::Session,
+};
+use keyhaven_hsm::{Kept, Salt, Token, TokenSecret, Vault, Worker};
 use keyhaven_softhsm_test::TestToken;
 use keyhaven_types::{HashAlgorithm, NamedGroup};
 
@@ -43,21 +51,29 @@ pub fn is_same(worker: &Worker, secret: &TokenSecret, software: &[u8]) -> bool {
     key == software_expand(HASH, software, &info, 16)[..]
 }
 
-/// The labels of the token's secret keys.
-pub fn labels(test: &TestToken, token: &Token) -> Vec<String> {
-    use cryptoki::object::{Attribute, AttributeType, ObjectClass};
-    let module = cryptoki::context::Pkcs11::new(test.module()).unwrap();
+/// A session beside the token's own, as another program has it that knows the login.
+pub fn beside(module: &Path, token: &Token) -> Session {
+    let module = Pkcs11::new(module).unwrap();
     let slots = module.get_slots_with_token().unwrap();
     let slot = slots
         .into_iter()
         .find(|slot| slot.id() == token.info().slot_id);
-    let session = module.open_ro_session(slot.unwrap()).unwrap();
+    module.open_rw_session(slot.unwrap()).unwrap()
+}
+
+/// The token's secret keys.
+fn secret_keys(session: &Session) -> Vec<ObjectHandle> {
     let template = [
         Attribute::Class(ObjectClass::SECRET_KEY),
         Attribute::Token(true),
     ];
-    let found = session.find_objects(&template).unwrap();
-    let mut labels: Vec<_> = found
+    session.find_objects(&template).unwrap()
+}
+
+/// The labels of the token's secret keys.
+pub fn labels(test: &TestToken, token: &Token) -> Vec<String> {
+    let session = beside(test.module(), token);
+    let mut labels: Vec<_> = secret_keys(&session)
         .into_iter()
         .flat_map(|key| {
             session
@@ -71,4 +87,62 @@ pub fn labels(test: &TestToken, token: &Token) -> Vec<String> {
         .collect();
     labels.sort();
     labels
+}
+
+/// Destroys the token's secret keys whose label starts so; says how many.
+pub fn destroy_keys(module: &Path, token: &Token, start: &str) -> usize {
+    let session = beside(module, token);
+    let mut destroyed = 0;
+    for key in secret_keys(&session) {
+        let label = session.get_attributes(key, &[AttributeType::Label]);
+        if let [Attribute::Label(label)] = &label.unwrap()[..]
+            && label.starts_with(start.as_bytes())
+        {
+            session.destroy_object(key).unwrap();
+            destroyed += 1;
+        }
+    }
+    destroyed
+}
+
+/// Puts so many keys of somebody else into the token.
+pub fn strangers_keys(module: &Path, token: &Token, count: usize) {
+    let session = beside(module, token);
+    for number in 0..count {
+        let template = [
+            Attribute::Class(ObjectClass::SECRET_KEY),
+            Attribute::KeyType(KeyType::AES),
+            Attribute::ValueLen(32.into()),
+            Attribute::Token(true),
+            Attribute::Private(true),
+            Attribute::Sensitive(true),
+            Attribute::Extractable(false),
+            Attribute::Encrypt(true),
+            Attribute::Label(format!("somebody's {number}").into_bytes()),
+            Attribute::Id(format!("{number}").into_bytes()),
+        ];
+        session
+            .generate_key(&Mechanism::AesKeyGen, &template)
+            .unwrap();
+    }
+}
+
+/// Seals something on this day.
+pub fn seal(worker: &Worker, vault: &Vault, day: u64) -> (Vec<u8>, Vec<u8>) {
+    let (secret, software) = wrappable(worker, vault.token());
+    let blob = worker.vault_seal(vault, day, AAD, ENVELOPE, &secret);
+    (blob.unwrap(), software)
+}
+
+/// Opens on this day what was sealed; whether it was there, and the same.
+pub fn opens(
+    worker: &Worker,
+    vault: &Vault,
+    day: u64,
+    (blob, software): &(Vec<u8>, Vec<u8>),
+) -> bool {
+    let opened = worker.vault_open(vault, day, AAD, blob, 32, Kept::Never);
+    opened
+        .unwrap()
+        .is_some_and(|opened| is_same(worker, &opened.secret, software))
 }
