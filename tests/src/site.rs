@@ -133,6 +133,13 @@ impl Builder {
         self
     }
 
+    /// One more key of the name added last.
+    pub fn key(mut self, key: &str) -> Builder {
+        let named = self.names.last_mut().expect("a name was added");
+        named.keys.push(Key::new(key));
+        self
+    }
+
     /// The module whose token has the keys; SoftHSM2 unless said.
     pub fn token(mut self, kind: ModuleKind) -> Builder {
         self.module = kind;
