@@ -9,6 +9,7 @@ use keyhaven_tests::backend::Manner;
 use keyhaven_tests::channel::Caller;
 use keyhaven_tests::daemon::Daemon;
 use keyhaven_tests::dialogue::{echo, update};
+use keyhaven_tests::matrix::{self, Row};
 use keyhaven_tests::rawtls::{APPLICATION_DATA, Client13, Hello};
 use keyhaven_tests::relay::{decode, pass};
 use keyhaven_tests::running::{Parts, check_nonces_unique};
@@ -16,12 +17,16 @@ use keyhaven_tests::site::{NAME, PROXY, site};
 use keyhaven_types::Direction;
 use keyhaven_wire::{ErrorCode, Rekey, Reply, Request};
 
+/// Sealed by the process, and at `schedule` by either of two modules.
 #[test]
 fn a_sealed_state_is_good_for_its_proxy_connection_direction_and_generation_alone() {
-    let site = site("EC:prime256v1")
-        .backend(Manner::Echo)
-        .relay(pass())
-        .start();
+    for row in [&matrix::SOFTHSM2, &matrix::KRYOPTIC, &matrix::NSS] {
+        good_for_its_own_purpose_alone(row);
+    }
+}
+
+fn good_for_its_own_purpose_alone(row: &Row) {
+    let site = row.site().backend(Manner::Echo).relay(pass()).start();
     let mut client = Client13::established(site.address(), &Hello::tls13(NAME)).unwrap();
     update(&mut client, false);
     echo(&mut client, b"so that a state has crossed");
@@ -68,6 +73,18 @@ fn a_sealed_state_is_good_for_its_proxy_connection_direction_and_generation_alon
             "{reply:?}"
         );
     }
+    for at in (0..good.state.len()).step_by(5) {
+        let reply = ours.call(&with(&|rekey| rekey.state[at] ^= 1)).unwrap();
+        assert!(
+            matches!(reply, Reply::Error(ErrorCode::StateRefused)),
+            "{} altered at {at}: {reply:?}",
+            row.name
+        );
+    }
+    assert!(
+        matches!(ours.call(&with(&|_| {})), Ok(Reply::Rekeyed(_))),
+        "and is good still"
+    );
     let name = "spiffe://keyhaven.test/proxy/edge-2";
     let other = site
         .parts
@@ -170,4 +187,30 @@ fn a_signer_that_is_gone_ends_the_connection_at_the_key_update() {
     let _ = client.send(APPLICATION_DATA, b"after");
     let end = client.receive().unwrap_err();
     assert_eq!(end.alert(), Some(80), "internal_error: {end}");
+}
+
+#[test]
+fn at_schedule_a_state_outlives_the_signer_where_its_keys_are_in_the_token() {
+    for row in [&matrix::KRYOPTIC, &matrix::NSS] {
+        for (keys, is_lasting) in [("token", true), ("process", false)] {
+            let mut site = row
+                .site()
+                .section("rekey", &format!("token_keys = \"{keys}\""))
+                .backend(Manner::Echo)
+                .start();
+            let mut client = Client13::established(site.address(), &Hello::tls13(NAME)).unwrap();
+            echo(&mut client, b"before");
+            site.restart_signer();
+            echo(&mut client, b"the keys in use need nobody");
+            update(&mut client, false);
+            let sent = client.send(APPLICATION_DATA, b"under the next key");
+            let answer = sent.and_then(|()| client.receive());
+            assert_eq!(
+                answer.is_ok(),
+                is_lasting,
+                "{} {keys}: {answer:?}",
+                row.name
+            );
+        }
+    }
 }
