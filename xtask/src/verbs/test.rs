@@ -18,7 +18,7 @@ use keyhaven_xtask::{
     modules,
     packages::{self, Need, Sign},
     say::{self, step},
-    site::Algorithm,
+    site::{Algorithm, ROWS, SOFTHSM2},
 };
 
 use super::check;
@@ -27,14 +27,20 @@ use super::check;
 pub(crate) fn run(interrupt: &Interrupt) -> Result<(), Error> {
     let begun = Instant::now();
     step("what the tests need", || {
-        let all: Vec<Need> = [NEEDS, packages::TOKENS, modules::NEEDS].concat();
+        let all: Vec<Need> = [
+            NEEDS,
+            packages::TOKENS,
+            modules::NEEDS,
+            modules::NEEDS_MODERN,
+        ]
+        .concat();
         packages::ensure(&all, interrupt)?;
         install_nextest(interrupt)
     })?;
     check::run(interrupt)?;
     step("licences, sources and bans", || audit(interrupt))?;
     step("token modules for the tests", || {
-        super::modules::build(false, interrupt)
+        super::modules::build(true, interrupt)
     })?;
     let programs = step("programs for the system tests", || test_programs(interrupt))?;
     step("documentation tests", || {
@@ -49,6 +55,11 @@ pub(crate) fn run(interrupt: &Interrupt) -> Result<(), Error> {
         ("demo --once --tls-key ed25519", Algorithm::Ed25519),
     ] {
         step(title, || rehearsal::once(algorithm, interrupt))?;
+    }
+    for row in ROWS.iter().filter(|row| **row != SOFTHSM2) {
+        step(&format!("demo --once --token {}", row.name), || {
+            rehearsal::once_on(*row, interrupt)
+        })?;
     }
     step("demo until Ctrl-C", || {
         rehearsal::until_interrupted(interrupt)

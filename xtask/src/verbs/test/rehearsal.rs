@@ -16,7 +16,7 @@ use keyhaven_xtask::{
     daemon::Daemon,
     interrupt::Interrupt,
     say,
-    site::Algorithm,
+    site::{Algorithm, Row},
 };
 use rustix::process::{Pid, Signal, test_kill_process};
 
@@ -24,17 +24,23 @@ use crate::verbs::demo;
 
 /// `demo --once` with a key of one kind.
 pub(super) fn once(algorithm: Algorithm, interrupt: &Interrupt) -> Result<(), Error> {
-    demo::run(
-        &demo::Options {
-            once: true,
-            dir: target_dir().join(FOLDER),
-            listen: ([127, 0, 0, 1], 0).into(),
-            backend: None,
-            algorithm,
-            release: false,
-        },
-        interrupt,
-    )
+    demo::run(&options(algorithm), interrupt)
+}
+
+/// `demo --once --token …`.
+pub(super) fn once_on(row: Row, interrupt: &Interrupt) -> Result<(), Error> {
+    demo::run_on(row, &options(Algorithm::Ec), interrupt)
+}
+
+fn options(algorithm: Algorithm) -> demo::Options {
+    demo::Options {
+        once: true,
+        dir: target_dir().join(FOLDER),
+        listen: ([127, 0, 0, 1], 0).into(),
+        backend: None,
+        algorithm,
+        release: false,
+    }
 }
 
 /// `demo --listen … --backend …`: it stays, its curl line works, and one SIGINT ends all of it.
