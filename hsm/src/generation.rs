@@ -31,6 +31,8 @@ pub(crate) struct Generation {
     broken: AtomicBool,
     /// Ephemeral objects made and not yet destroyed.
     live: AtomicUsize,
+    /// Session copies of private keys in use.
+    copies: AtomicUsize,
     /// Secrets of zeros, of 32 and 48 bytes: objects of the anchor session, made when first needed.
     zeros: Mutex<[Option<ObjectHandle>; 2]>,
 }
@@ -85,6 +87,7 @@ impl Generation {
             epoch: module.epoch(),
             broken: AtomicBool::new(false),
             live: AtomicUsize::new(0),
+            copies: AtomicUsize::new(0),
             zeros: Mutex::default(),
         };
         Ok((generation, info))
@@ -120,6 +123,19 @@ impl Generation {
 
     pub(crate) fn live(&self) -> usize {
         self.live.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn copies(&self) -> usize {
+        self.copies.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn copy_made(&self) {
+        self.copies.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// The copy is destroyed, or counted among the ephemeral objects until it is.
+    pub(crate) fn copy_gone(&self) {
+        self.copies.fetch_sub(1, Ordering::AcqRel);
     }
 }
 

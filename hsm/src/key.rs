@@ -1,6 +1,6 @@
 //! Private keys in a token: found once, bound to their public part, used through a session copy.
 //!
-//! Signing is `worker`'s business. Invariant: a key is exactly one object, and its first signature in each login is
+//! Signing is `worker`'s business, the copy's life `copy`'s. Invariant: a key is exactly one object, and its first signature in each login is
 //! verified against the public key that it was loaded for; a scheme that it was not seen to sign with is not offered.
 
 use std::{
@@ -18,7 +18,7 @@ use cryptoki::{
 use keyhaven_types::{KeyAlgorithm, SignatureScheme};
 
 use crate::{
-    Error, FaultClass, Token, Uri, generation::Generation, session::OpenSession, sign,
+    Error, FaultClass, Token, Uri, copy::Place, generation::Generation, session::OpenSession, sign,
     spki::PublicKey, uri,
 };
 
@@ -34,8 +34,8 @@ struct Inner {
     /// Proven, in order of preference.
     schemes: Vec<SignatureScheme>,
     warnings: Vec<String>,
-    /// The login and the handle it has there.
-    place: Mutex<(u64, ObjectHandle)>,
+    /// What it is in the present login.
+    place: Mutex<Place>,
     /// Signatures since the handle was found.
     signatures: AtomicU64,
 }
@@ -43,7 +43,7 @@ struct Inner {
 impl PrivateKey {
     pub(crate) fn load(
         token: &Token,
-        generation: &Generation,
+        generation: &Arc<Generation>,
         uri: &Uri,
         spki_der: &[u8],
     ) -> Result<Self, Error> {
@@ -54,11 +54,19 @@ impl PrivateKey {
         let anchor = generation.anchor();
         let object = find(&anchor, token, uri)?;
         let (label, warnings) = inspect(&anchor, object, &public)?;
-        let handle = session_copy(&anchor, object, &label)?;
+        let place = Place::of(token, generation, &anchor, object, &label)?;
         drop(anchor);
         // A refused scheme may leave something active in the session, so that it is one for this alone.
-        let session = token.open_session(generation)?;
-        let schemes = prove(&session, handle, &label, &public)?;
+        let proven = token
+            .open_session(generation)
+            .and_then(|session| prove(&session, place.handle(), &label, &public));
+        let schemes = match proven {
+            Ok(schemes) => schemes,
+            Err(error) => {
+                place.end(&generation.anchor());
+                return Err(error);
+            }
+        };
         Ok(Self(Arc::new(Inner {
             token: token.clone(),
             uri: uri.clone(),
@@ -66,7 +74,7 @@ impl PrivateKey {
             public,
             schemes,
             warnings,
-            place: Mutex::new((generation.number, handle)),
+            place: Mutex::new(place),
             signatures: AtomicU64::new(0),
         })))
     }
@@ -106,18 +114,15 @@ impl PrivateKey {
     }
 
     /// Its handle in this login; found and copied again after a reconnection.
-    pub(crate) fn handle(&self, generation: &Generation) -> Result<ObjectHandle, Error> {
+    pub(crate) fn handle(&self, generation: &Arc<Generation>) -> Result<ObjectHandle, Error> {
         let mut place = self.0.place.lock().unwrap_or_else(PoisonError::into_inner);
-        if place.0 != generation.number {
+        if !place.is_of(generation) {
             let anchor = generation.anchor();
             let object = find(&anchor, &self.0.token, &self.0.uri)?;
-            *place = (
-                generation.number,
-                session_copy(&anchor, object, &self.0.label)?,
-            );
+            *place = Place::of(&self.0.token, generation, &anchor, object, &self.0.label)?;
             self.0.signatures.store(0, Ordering::Release);
         }
-        Ok(place.1)
+        Ok(place.handle())
     }
 
     /// Whether the signature that is now being made must be verified: RSA always, since one faulty CRT signature
@@ -273,28 +278,6 @@ fn kind_fits(kind: KeyType, algorithm: KeyAlgorithm) -> bool {
         KeyAlgorithm::Rsa(_) => kind == KeyType::RSA,
         KeyAlgorithm::EcdsaP256 | KeyAlgorithm::EcdsaP384 => kind == KeyType::EC,
         KeyAlgorithm::Ed25519 => kind == KeyType::EC_EDWARDS,
-    }
-}
-
-/// A session object with the same key: token objects are read and decrypted anew for each use, which costs up to
-/// twenty times the signature (NSS). It stays sensitive and not extractable. A module that refuses the copy signs
-/// with the token object.
-fn session_copy(
-    session: &Session,
-    object: ObjectHandle,
-    label: &str,
-) -> Result<ObjectHandle, Error> {
-    match session.copy_object(object, &[Attribute::Token(false)]) {
-        Ok(copy) => Ok(copy),
-        Err(error) => {
-            let error = Error::token("copying a private key for the session", error);
-            if error.is_unavailable() {
-                return Err(error);
-            }
-            // SoftHSM2 copies no object that may not be modified, as ours may not (security rule K5).
-            tracing::debug!(key = label, error = %error, "the key is used in its place in the token");
-            Ok(object)
-        }
     }
 }
 

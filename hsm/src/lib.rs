@@ -6,6 +6,7 @@
 
 pub mod admin;
 
+mod copy;
 mod derive;
 mod error;
 mod exchange;

@@ -136,6 +136,12 @@ impl Token {
         self.0.state().current.live()
     }
 
+    /// Session copies of private keys in use: one for each key that was loaded and not yet dropped, where the module
+    /// makes them.
+    pub fn key_copies(&self) -> usize {
+        self.0.state().current.copies()
+    }
+
     fn check(&self, generation: &Generation) -> Result<(), Error> {
         let operation = "a check of the token";
         let failed = |source| Error::token(operation, source);
