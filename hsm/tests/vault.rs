@@ -6,7 +6,7 @@ mod common;
 
 use common::{
     agreed, on_worker,
-    vault::{AAD, DAY, ENVELOPE, is_same, proven, wrappable},
+    vault::{AAD, DAY, ENVELOPE, is_same, opens, proven, seal, wrappable},
 };
 use keyhaven_hsm::{Kept, Vault, VaultPurpose, Workers};
 use keyhaven_softhsm_test::{ModuleKind, TestToken, fresh_token};
@@ -51,8 +51,13 @@ fn there_and_back(test: &TestToken, persistent: bool) {
         }
         assert!(open(&vault, DAY, b"another site", &blob, 32).is_none());
         assert!(open(&vault, DAY, AAD, &blob, 48).is_none());
+        // Either purpose's vault refuses the other's, whether it has keys of its own or not.
         let rekey = Vault::new(&token, VaultPurpose::Rekey, persistent);
         assert!(open(&rekey, DAY, AAD, &blob, 32).is_none());
+        let state = seal(worker, &rekey, DAY);
+        assert!(opens(worker, &rekey, DAY, &state));
+        assert!(open(&rekey, DAY, AAD, &blob, 32).is_none());
+        assert!(open(&vault, DAY, AAD, &state.0, 32).is_none());
         assert!(token.is_alive());
         assert!(open(&vault, DAY, AAD, &blob, 32).is_some());
 
@@ -229,5 +234,26 @@ fn a_lost_token_is_said_to_be_lost() {
         common::wait_for("the token", || token.is_alive());
         // The keys went with the login, as they must.
         assert!(open().unwrap().is_none());
+    });
+}
+
+/// Nor is a token that has too much to do: whoever asks may come again.
+#[test]
+fn a_busy_token_is_said_to_be_busy() {
+    let test = fresh_token!(kind: ModuleKind::Kryoptic);
+    let shim = test.shim();
+    let token = common::open_module(&test, &shim.module());
+    token.prove().unwrap();
+    let workers = Workers::start(1, 8).unwrap();
+    on_worker(&workers, move |worker| {
+        let vault = Vault::new(&token, VaultPurpose::Rekey, false);
+        let sealed = seal(worker, &vault, DAY);
+        // CKR_DEVICE_MEMORY and CKR_HOST_MEMORY.
+        for code in ["0x31", "0x2"] {
+            shim.set_faults(&format!("C_DecryptInit error {code} times 1"));
+            let opened = worker.vault_open(&vault, DAY, AAD, &sealed.0, 32, Kept::Never);
+            assert!(opened.unwrap_err().is_unavailable());
+            assert!(opens(worker, &vault, DAY, &sealed));
+        }
     });
 }
