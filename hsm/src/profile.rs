@@ -26,6 +26,8 @@ pub struct Profile {
     pub schedule12: Vec<(NamedGroup, HashAlgorithm)>,
     /// Wrapping and sealing of secrets on the road; see [`crate::Vault`].
     pub vault: bool,
+    /// The vault's keys are held to templates: what they unwrap cannot be made readable, whoever has the login.
+    pub vault_guarded: bool,
     /// A secret can get a known prefix; see [`crate::Worker::prepend`].
     pub prepends: bool,
     /// ML-KEM-768 encapsulation and the joining of two secrets.
@@ -67,6 +69,11 @@ impl Profile {
         }
         for (what, before, after) in [
             ("the vault", self.vault, now.vault),
+            (
+                "templates of the vault's keys",
+                self.vault_guarded,
+                now.vault_guarded,
+            ),
             ("bytes before a secret", self.prepends, now.prepends),
             ("ML-KEM", self.ml_kem, now.ml_kem),
         ] {
@@ -121,6 +128,7 @@ mod tests {
             schedule13: pairs.clone(),
             schedule12: pairs,
             vault: true,
+            vault_guarded: true,
             prepends: true,
             ml_kem: true,
             checks: Vec::new(),
@@ -130,7 +138,7 @@ mod tests {
     #[test]
     fn whatever_is_no_longer_proven_is_named() {
         assert!(profile().lost_in(&profile()).is_empty());
-        let takes: [fn(&mut Profile); 9] = [
+        let takes: [fn(&mut Profile); 10] = [
             |now| now.groups.clear(),
             |now| now.prf.clear(),
             |now| now.extract.clear(),
@@ -138,6 +146,7 @@ mod tests {
             |now| now.schedule13.clear(),
             |now| now.schedule12.clear(),
             |now| now.vault = false,
+            |now| now.vault_guarded = false,
             |now| now.prepends = false,
             |now| now.ml_kem = false,
         ];

@@ -125,14 +125,14 @@ fn the_self_tests_of_kryoptic_are_brief() {
 fn nss_keeps_the_whole_schedule() {
     let profile = prove(&fresh_token!(kind: ModuleKind::Nss));
     keeps_the_whole_schedule(&profile);
-    assert!(!profile.ml_kem);
+    assert!(!profile.ml_kem && !profile.vault_guarded);
 }
 
 #[test]
 fn kryoptic_keeps_the_whole_schedule() {
     let profile = prove(&fresh_token!(kind: ModuleKind::Kryoptic));
     keeps_the_whole_schedule(&profile);
-    assert!(!profile.ml_kem);
+    assert!(!profile.ml_kem && profile.vault_guarded);
 }
 
 #[test]

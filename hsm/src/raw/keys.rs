@@ -91,11 +91,35 @@ impl Raw {
         wrapped: &[u8],
         template: &[Attribute],
     ) -> Result<ObjectHandle> {
+        self.unwrap_with(session, bare(id), unwrapping, wrapped, template)
+    }
+
+    /// The same with a mechanism that cryptoki knows.
+    pub(crate) fn unwrap_key_by(
+        &self,
+        session: &Session,
+        mechanism: &Mechanism<'_>,
+        unwrapping: ObjectHandle,
+        wrapped: &[u8],
+        template: &[Attribute],
+    ) -> Result<ObjectHandle> {
+        let mechanism = CK_MECHANISM::from(mechanism);
+        self.unwrap_with(session, mechanism, unwrapping, wrapped, template)
+    }
+
+    fn unwrap_with(
+        &self,
+        session: &Session,
+        mut mechanism: CK_MECHANISM,
+        unwrapping: ObjectHandle,
+        wrapped: &[u8],
+        template: &[Attribute],
+    ) -> Result<ObjectHandle> {
         let unwrap = function(self.list.C_UnwrapKey)?;
-        let mut mechanism = bare(id);
         let mut template: Vec<CK_ATTRIBUTE> = template.iter().map(CK_ATTRIBUTE::from).collect();
         let mut handle = 0;
-        // SAFETY: the blob and the template's values are borrowed past the call; the module writes to neither.
+        // SAFETY: the blob and the template's values are borrowed past the call, and so are the mechanism's parameters
+        // by the caller; the module writes to neither of the first two.
         let rv = unsafe {
             unwrap(
                 session.handle(),

@@ -15,7 +15,10 @@ use cryptoki::object::ObjectHandle;
 use keyhaven_types::{CustodyLevel, HashAlgorithm, NamedGroup};
 use zeroize::Zeroizing;
 
-use self::software::{Bytes, same};
+use self::{
+    attack::Weakness,
+    software::{Bytes, same},
+};
 use crate::{
     Check, Error, Kept, Profile, TokenFault, exchange, kdf,
     quirks::{Quirks, Ways},
@@ -59,6 +62,7 @@ fn nothing() -> Profile {
         schedule13: Vec::new(),
         schedule12: Vec::new(),
         vault: false,
+        vault_guarded: false,
         prepends: false,
         ml_kem: false,
         checks: Vec::new(),
@@ -130,6 +134,7 @@ impl Run<'_> {
             self.profile.prepends = false;
             self.profile.ml_kem = false;
             self.profile.vault = false;
+            self.profile.vault_guarded = false;
         }
         if sound && !proven.is_empty() {
             self.profile.groups.push(group);
@@ -246,7 +251,8 @@ impl Run<'_> {
     /// Tries to read a value in every way, and notes the outcome.
     fn attack(&mut self, name: String, object: ObjectHandle) -> bool {
         let outcome = attack::try_to_read(self.session, &self.ways, object, Kept::Never);
-        self.note(name, outcome).is_some()
+        self.note(name, outcome.map_err(Weakness::into_detail))
+            .is_some()
     }
 
     fn destroy(&mut self, group: NamedGroup, object: ObjectHandle) -> bool {
@@ -296,7 +302,8 @@ impl<'a> Made<'a> {
         }
     }
 
-    /// Takes an object in, and attacks it.
+    /// Takes an object in, and attacks it. One with other flags than were asked for proves nothing; one that is
+    /// readable is unsound beyond that.
     fn keep(
         &mut self,
         what: &str,
@@ -305,12 +312,15 @@ impl<'a> Made<'a> {
     ) -> Result<ObjectHandle, String> {
         let object = made.map_err(|error| format!("{what}: {}", told(error)))?;
         self.objects.push(object);
-        if let Err(detail) = attack::try_to_read(self.session, &self.ways, object, kept) {
-            let detail = format!("{what}: {detail}");
-            self.unsound.push(detail.clone());
-            return Err(detail);
-        }
-        Ok(object)
+        let attacked = attack::try_to_read(self.session, &self.ways, object, kept);
+        attacked.map(|()| object).map_err(|weakness| {
+            let is_open = matches!(weakness, Weakness::Open(_));
+            let detail = format!("{what}: {}", weakness.into_detail());
+            if is_open {
+                self.unsound.push(detail.clone());
+            }
+            detail
+        })
     }
 
     /// Destroys everything; what was unsound, if anything was.

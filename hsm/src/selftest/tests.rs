@@ -3,6 +3,8 @@
 use cryptoki::{
     mechanism::Mechanism,
     object::{Attribute, KeyType, ObjectClass},
+    session::UserType,
+    types::AuthPin,
 };
 
 use keyhaven_softhsm_test::ModuleKind;
@@ -10,14 +12,18 @@ use keyhaven_softhsm_test::ModuleKind;
 use super::*;
 use crate::{
     Module, TokenInfo,
-    quirks::{Ems, KeyBlock, X25519},
+    quirks::{Ems, Guards, KeyBlock, Wrappable, X25519},
     slot,
 };
 
 fn open(test: &keyhaven_softhsm_test::TestToken) -> (OpenSession, TokenInfo) {
     let module = Module::load_with(Some(test.module()), test.init_args().as_deref()).unwrap();
     let (slot, info) = slot::find_slot(&module, &test.uri().parse().unwrap()).unwrap();
-    (OpenSession::open(&module, slot).unwrap(), info)
+    let session = OpenSession::open(&module, slot).unwrap();
+    // Keys of a vault are private.
+    let pin = AuthPin::new(test.pin().into());
+    session.login(UserType::User, Some(&pin)).unwrap();
+    (session, info)
 }
 
 /// The attack must be able to succeed, or its failure proves nothing.
@@ -57,6 +63,38 @@ fn a_readable_secret_is_noticed() {
             !sensitive && extractable
         );
     }
+}
+
+/// A module may keep CKA_EXTRACTABLE as it was without a word: then the next way is tried, and nothing is held against
+/// those that work.
+#[test]
+fn flags_that_are_stricter_than_asked_spoil_their_own_way_alone() {
+    let test = keyhaven_softhsm_test::fresh_token!();
+    let (session, info) = open(&test);
+    let ways = Ways::first_of(Quirks::of(&info));
+    assert_eq!(ways.wrappable, Wrappable::Extractable);
+    let secret = |sensitive, extractable| {
+        let template = [
+            Attribute::Class(ObjectClass::SECRET_KEY),
+            Attribute::KeyType(KeyType::GENERIC_SECRET),
+            Attribute::ValueLen(32.into()),
+            Attribute::Token(false),
+            Attribute::Private(false),
+            Attribute::Sensitive(sensitive),
+            Attribute::Extractable(extractable),
+        ];
+        let made = session.generate_key(&Mechanism::GenericSecretKeyGen, &template);
+        made.map_err(|source| Error::token("a secret", source))
+    };
+    let keep = |sensitive, extractable| {
+        let mut made = Made::new(&session, ways);
+        let kept = made.keep("it", secret(sensitive, extractable), Kept::Wrappable);
+        (kept.is_ok(), made.end().is_ok())
+    };
+    assert_eq!(keep(true, true), (true, true), "as asked");
+    assert_eq!(keep(true, false), (false, true), "stricter");
+    assert_eq!(keep(false, false), (false, true), "not readable either");
+    assert_eq!(keep(false, true), (false, false), "readable");
 }
 
 #[test]
@@ -132,6 +170,11 @@ fn a_stranger_with_the_ways_of_nss_is_found_out() {
     assert_eq!((ways.x25519, ways.ems), (X25519::Nss, Ems::Nss));
     assert_eq!(ways.key_block, KeyBlock::HmacPrf);
     assert_eq!(profile.tls12, CustodyLevel::Schedule);
+    // It keeps CKA_EXTRACTABLE as it was, wraps all the same, and heeds no template.
+    assert!(profile.vault, "{:#?}", profile.checks);
+    assert_eq!(ways.wrappable, Wrappable::AsItIs);
+    assert_eq!(ways.guards, Guards::UsagesAlone);
+    assert!(!profile.vault_guarded);
 }
 
 #[test]
@@ -141,4 +184,5 @@ fn a_stranger_with_the_ways_of_kryoptic_is_found_out() {
     assert_eq!((ways.x25519, ways.ems), (X25519::Montgomery, Ems::Standard));
     assert_eq!(ways.key_block, KeyBlock::TlsKdf);
     assert_eq!(profile.tls12, CustodyLevel::Schedule);
+    assert!(profile.vault && profile.vault_guarded);
 }

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     Error, Kept, hkdf,
-    quirks::Ways,
+    quirks::{Guards, Ways},
     session::OpenSession,
     template::Usage,
     tls12,
@@ -69,6 +69,7 @@ impl Run<'_> {
         if let Some(ways) = self.note(check, outcome) {
             self.ways = ways;
             self.profile.vault = unsound.is_empty();
+            self.profile.vault_guarded = self.profile.vault && ways.guards == Guards::Full;
         }
         if unsound.is_empty() {
             return true;
@@ -153,7 +154,6 @@ impl Test<'_> {
             wrap: made.keep("the key that wraps", wrap, Kept::Never)?,
             seal: made.keep("the key that seals", seal, Kept::Never)?,
         };
-        self.purposes(&keys)?;
 
         let salt = &SALT[..32];
         let extracted = hkdf::extract(session, ways, hash, HkdfSalt::Data(salt), secret);
@@ -161,6 +161,7 @@ impl Test<'_> {
         let info = software::label("res master", salt, 32);
         let expanded = hkdf::expand(session, ways, hash, base, &info, 32, Kept::Wrappable);
         let wrappable = made.keep("a wrappable secret", expanded, Kept::Wrappable)?;
+        self.purposes(made, &keys, wrappable)?;
         let back = self.there_and_back(made, &keys, wrappable, 32, Usage::Derive)?;
 
         let software = software::hmac(hash, salt, expected);
@@ -200,15 +201,41 @@ impl Test<'_> {
         )
     }
 
-    /// No key does the other's work: the wrapping's key would give the secret away, and so would the other one.
-    fn purposes(&self, keys: &Keys) -> Result<(), String> {
+    /// No key does the other's work: either would give away what was wrapped.
+    fn purposes(
+        &self,
+        made: &mut Made<'_>,
+        keys: &Keys,
+        secret: ObjectHandle,
+    ) -> Result<(), String> {
+        let (session, ways) = (self.session, &self.ways);
         let nonce = [0; keys::NONCE_LEN];
-        if keys::seal(self.session, keys.wrap, &nonce, b"", b"plain").is_ok() {
+        let wrapped = keys::wrap(session, ways, keys.wrap, secret).map_err(told)?;
+        if keys::decrypts(session, keys.wrap, &wrapped) {
+            return Err("the key that wraps also decrypts".to_owned());
+        }
+        if keys::seal(session, keys.wrap, &nonce, b"", b"plain").is_ok() {
             return Err("the key that wraps also encrypts".to_owned());
         }
-        let sealed = keys::seal(self.session, keys.seal, &nonce, b"", b"plain").map_err(told)?;
-        if keys::unseal(self.session, keys.wrap, &nonce, b"", &sealed).is_ok() {
-            return Err("the key that wraps also decrypts".to_owned());
+        if keys::wrap(session, ways, keys.seal, secret).is_ok() {
+            return Err("the key that seals also wraps".to_owned());
+        }
+        let sealed = keys::seal(session, keys.seal, &nonce, b"", &SALT[..32]).map_err(told)?;
+        let (usage, kept) = (Usage::Derive, Kept::Never);
+        let unwrapped = [
+            keys::unwrap_sealed(session, ways, keys.seal, &nonce, &sealed),
+            keys::unwrap(session, ways, keys.seal, &wrapped, usage, kept),
+        ];
+        let unwrapped: Vec<_> = unwrapped.into_iter().flatten().collect();
+        made.objects.extend(&unwrapped);
+        if !unwrapped.is_empty() {
+            return Err("the key that seals also unwraps".to_owned());
+        }
+        if ways.guards == Guards::Full
+            && let Ok(readable) = keys::unwrap_readable(session, ways, keys.wrap, &wrapped)
+        {
+            made.objects.push(readable);
+            return Err("the key that wraps heeds no template".to_owned());
         }
         Ok(())
     }
@@ -226,9 +253,6 @@ impl Test<'_> {
         let wrapped = keys::wrap(session, ways, keys.wrap, secret).map_err(told)?;
         if wrapped.len() != len + 8 {
             return Err("a wrapped secret of the wrong length".to_owned());
-        }
-        if keys::wrap(session, ways, keys.seal, secret).is_ok() {
-            return Err("the key that seals also wraps".to_owned());
         }
         let nonce = [7; keys::NONCE_LEN];
         let mut sealed = keys::seal(session, keys.seal, &nonce, b"aad", &wrapped).map_err(told)?;

@@ -7,7 +7,10 @@ use cryptoki::{
     mechanism::{Mechanism, aead::GcmParams},
     object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHandle},
 };
-use cryptoki_sys::{CKA_UNWRAP_TEMPLATE, CKA_WRAP_TEMPLATE, CKM_AES_GCM};
+use cryptoki_sys::{
+    CKA_UNWRAP_TEMPLATE, CKA_WRAP_TEMPLATE, CKM_AES_GCM, CKM_AES_KEY_WRAP, CKM_AES_KEY_WRAP_KWP,
+    CKM_AES_KEY_WRAP_PAD,
+};
 use zeroize::Zeroizing;
 
 use crate::{
@@ -170,6 +173,65 @@ pub(crate) fn unseal(
     Ok(out)
 }
 
+/// Whether a wrapping key decrypts what it has wrapped: by a mechanism of wrapping, or by the blocks of the cipher,
+/// from which the wrapping is undone. At most eight PKCS#11 calls.
+pub(crate) fn decrypts(session: &OpenSession, key: ObjectHandle, wrapped: &[u8]) -> bool {
+    let Ok(raw) = session.raw() else {
+        return true;
+    };
+    let mut out = Zeroizing::new([0; WRAPPED_MAX]);
+    let by_wrapping = [CKM_AES_KEY_WRAP_KWP, CKM_AES_KEY_WRAP_PAD, CKM_AES_KEY_WRAP]
+        .into_iter()
+        .any(|id| {
+            raw.decrypt_bare(session, id, key, wrapped, &mut out[..])
+                .is_ok()
+        });
+    let blocks = &wrapped[..wrapped.len() - wrapped.len() % 16];
+    let by_blocks = raw.decrypt(session, &Mechanism::AesEcb, key, blocks, &mut out[..]);
+    by_wrapping || by_blocks.is_ok()
+}
+
+/// C_UnwrapKey with a key that seals, of what it has sealed. One PKCS#11 call, which is to be refused.
+pub(crate) fn unwrap_sealed(
+    session: &OpenSession,
+    ways: &Ways,
+    key: ObjectHandle,
+    nonce: &[u8; NONCE_LEN],
+    sealed: &[u8],
+) -> Result<ObjectHandle, Error> {
+    let template = template::secret(ways, None, Usage::Derive, Kept::Never);
+    let mut nonce = *nonce;
+    gcm(&mut nonce, b"")
+        .and_then(|mechanism| {
+            let raw = session.raw()?;
+            raw.unwrap_key_by(session, &mechanism, key, sealed, &template)
+        })
+        .map_err(|source| Error::token("unwrapping with a key that seals", source))
+}
+
+/// C_UnwrapKey to a secret that can be read. One PKCS#11 call, which is to be refused where the key has a template.
+pub(crate) fn unwrap_readable(
+    session: &OpenSession,
+    ways: &Ways,
+    key: ObjectHandle,
+    wrapped: &[u8],
+) -> Result<ObjectHandle, Error> {
+    // All else is as the key's template has it.
+    let mut template = template::secret(ways, None, Usage::Derive, Kept::Never);
+    template.retain(|attribute| {
+        !matches!(
+            attribute,
+            Attribute::Sensitive(_) | Attribute::Extractable(_)
+        )
+    });
+    template.extend([Attribute::Sensitive(false), Attribute::Extractable(true)]);
+    let id = ways.wrap.mechanism();
+    session
+        .raw()
+        .and_then(|raw| raw.unwrap_key(session, id, key, wrapped, &template))
+        .map_err(|source| Error::token("unwrapping a readable secret", source))
+}
+
 fn gcm<'a>(
     nonce: &'a mut [u8; NONCE_LEN],
     aad: &'a [u8],
@@ -234,3 +296,7 @@ pub(crate) const TAG_LEN: usize = 16;
 const TAG_BITS: std::ffi::c_ulong = 128;
 /// A secret of 48 bytes, wrapped, with room to spare for modules that count generously.
 const WRAPPED_MAX: usize = 128;
+
+#[cfg(test)]
+#[path = "keys_tests.rs"]
+mod tests;
