@@ -44,7 +44,9 @@ fn a_mechanism_that_is_claimed_and_fails_lowers_its_level_alone() {
     let profile = with_faults(&test, "C_DeriveKey error 0x70 of CKM_HKDF_DERIVE");
     assert_eq!((profile.tls12, profile.tls13), (Schedule, Premaster));
     assert!(profile.master13.is_empty() && !profile.vault && !profile.prepends);
-    assert!(failures(&profile).contains("the handshake secret: C_DeriveKey: CKR_MECHANISM_INVALID"));
+    assert!(
+        failures(&profile).contains("the handshake secret: C_DeriveKey: CKR_MECHANISM_INVALID")
+    );
 }
 
 #[test]
@@ -83,6 +85,47 @@ fn a_wrong_known_answer_lowers_the_level() {
         failures.contains("a known schedule comes out"),
         "{failures}"
     );
+}
+
+/// At `premaster` the other half of a hybrid exchange goes before the secret: the fifth part of a digest, after the
+/// two of P-256 and the pad of X25519 with and without it.
+#[test]
+fn a_digest_that_takes_nothing_before_a_secret_is_noticed() {
+    let test = fresh_token!();
+    let profile = with_faults(&test, "C_DigestUpdate error 0x6 after 4 times 1");
+    let pair = (NamedGroup::X25519, HashAlgorithm::Sha256);
+    let failures = failures(&profile);
+    assert!(!profile.extract.contains(&pair), "{failures}");
+    let check = "x25519: HKDF-Extract after other bytes with Sha256";
+    assert!(failures.contains(check), "{failures}");
+}
+
+/// Vaults take secrets of 48 bytes for either purpose: a known blob, three attempts that are to fail, and a secret of
+/// 32 bytes come first.
+#[test]
+fn a_vault_that_loses_long_secrets_is_none() {
+    let test = fresh_token!(kind: ModuleKind::Kryoptic);
+    for after in [5, 6] {
+        let profile = with_faults(&test, &format!("C_UnwrapKey error 0x70 after {after}"));
+        let failures = failures(&profile);
+        assert!(!profile.vault && !profile.vault_guarded, "{failures}");
+        assert_eq!((profile.tls12, profile.tls13), (Schedule, Schedule));
+    }
+}
+
+/// The joined secret of a hybrid exchange goes into either hash: the two expansions after those of the first group's
+/// schedules and vault.
+#[test]
+fn a_joined_secret_that_is_wrong_with_either_hash_is_noticed() {
+    let test = fresh_token!(kind: ModuleKind::Kryoptic);
+    for (after, hash) in [(21, "Sha256"), (22, "Sha384")] {
+        let faults = format!("C_DeriveKey corrupt of CKM_HKDF_DATA after {after} times 1");
+        let profile = with_faults(&test, &faults);
+        let failures = failures(&profile);
+        assert!(!profile.prepends, "{failures}");
+        let check = format!("bytes go before a secret: with {hash}: the value is not");
+        assert!(failures.contains(&check), "{failures}");
+    }
 }
 
 #[test]

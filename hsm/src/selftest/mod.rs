@@ -209,10 +209,10 @@ impl Run<'_> {
             sound &= self.schedule12(group, hash, secret, expected, proven);
         }
         if !proven.master13.is_empty() && !self.profile.vault {
-            sound &= self.vault(secret, expected, !proven.schedule12.is_empty());
+            sound &= self.vault(secret, expected, proven);
         }
         if group == NamedGroup::X25519 && !proven.master13.is_empty() {
-            sound &= self.hybrid(secret, expected);
+            sound &= self.hybrid(secret, expected, proven);
         }
         sound
     }
@@ -226,13 +226,13 @@ impl Run<'_> {
         proven: &mut Derivations,
     ) -> bool {
         for hash in HASHES {
-            let salt = &SALT[..hash.output_len()];
-            let derived = kdf::extract(self.session, hash, salt, &[], secret)
-                .map_err(told)
-                .and_then(|prk| same(prk.expose_secret(), &software::hmac(hash, salt, expected)));
             let name = group.as_str();
-            let check = format!("{name}: HKDF-Extract with {hash:?} equals software");
-            if self.note(check, derived).is_some() {
+            let mut extracts = self.extract(group, hash, b"", secret, expected);
+            if group == NamedGroup::X25519 {
+                // The other half of a hybrid exchange goes before it.
+                extracts &= self.extract(group, hash, &SALT[..32], secret, expected);
+            }
+            if extracts {
                 proven.extract.push((group, hash));
             }
             let mut master = Zeroizing::new([0; 48]);
@@ -246,6 +246,30 @@ impl Run<'_> {
             }
         }
         true
+    }
+
+    /// HKDF-Extract whose result comes out, of the secret after a prefix.
+    fn extract(
+        &mut self,
+        group: NamedGroup,
+        hash: HashAlgorithm,
+        prefix: &[u8],
+        secret: ObjectHandle,
+        expected: &[u8],
+    ) -> bool {
+        let salt = &SALT[..hash.output_len()];
+        let whole = Zeroizing::new([prefix, expected].concat());
+        let derived = kdf::extract(self.session, hash, salt, prefix, secret)
+            .map_err(told)
+            .and_then(|prk| same(prk.expose_secret(), &software::hmac(hash, salt, &whole)));
+        let after = if prefix.is_empty() {
+            ""
+        } else {
+            " after other bytes"
+        };
+        let name = group.as_str();
+        let check = format!("{name}: HKDF-Extract{after} with {hash:?} equals software");
+        self.note(check, derived).is_some()
     }
 
     /// Tries to read a value in every way, and notes the outcome.

@@ -11,12 +11,12 @@ use keyhaven_types::HashAlgorithm;
 use zeroize::Zeroizing;
 
 use super::{
-    Made, Run, SALT,
-    software::{self, same},
-    told,
+    Derivations, Made, Run, SALT,
+    software::{self, Bytes, same},
+    software_ems, told,
 };
 use crate::{
-    Error, Kept, hkdf,
+    Error, Finished12, Kept, VaultPurpose, hkdf,
     quirks::{Guards, Ways},
     session::OpenSession,
     template::Usage,
@@ -25,12 +25,13 @@ use crate::{
 };
 
 impl Run<'_> {
-    /// False when something was readable or stayed. `with_tls12`: a master secret of TLS 1.2 goes through it, too.
+    /// False when something was readable or stayed. `proven`: what the group's secret was proven for, all of which may
+    /// come to go through a vault.
     pub(super) fn vault(
         &mut self,
         secret: ObjectHandle,
         expected: &[u8],
-        with_tls12: bool,
+        proven: &Derivations,
     ) -> bool {
         let known = self.known_blob();
         let check = "vault: AES key wrapping opens a known blob".to_owned();
@@ -39,7 +40,7 @@ impl Run<'_> {
         }
         let mut failures = Vec::new();
         let mut unsound = Vec::new();
-        let mut proven = None;
+        let mut found = None;
         let (quirks, ways) = (self.quirks, self.ways);
         let candidates = quirks.guards.iter().flat_map(|&guards| {
             quirks.wrappable.iter().map(move |&wrappable| Ways {
@@ -54,18 +55,18 @@ impl Run<'_> {
                 ways,
             };
             let mut made = Made::new(self.session, test.ways);
-            let outcome = test.all(&mut made, secret, expected, with_tls12);
+            let outcome = test.all(&mut made, secret, expected, proven);
             unsound.extend(made.end().err());
             match outcome {
                 Ok(()) => {
-                    proven = Some(test.ways);
+                    found = Some(test.ways);
                     break;
                 }
                 Err(detail) => failures.push(detail),
             }
         }
         let check = "vault: a secret goes out wrapped and sealed, and comes back".to_owned();
-        let outcome = proven.ok_or_else(|| failures.join("; "));
+        let outcome = found.ok_or_else(|| failures.join("; "));
         if let Some(ways) = self.note(check, outcome) {
             self.ways = ways;
             self.profile.vault = unsound.is_empty();
@@ -140,9 +141,9 @@ impl Test<'_> {
         made: &mut Made<'_>,
         secret: ObjectHandle,
         expected: &[u8],
-        with_tls12: bool,
+        proven: &Derivations,
     ) -> Result<(), String> {
-        let (session, ways, hash) = (self.session, &self.ways, HashAlgorithm::Sha256);
+        let (session, ways) = (self.session, &self.ways);
         let name = Name {
             label: "keyhaven self-test",
             id: b"selftest",
@@ -154,47 +155,74 @@ impl Test<'_> {
             wrap: made.keep("the key that wraps", wrap, Kept::Never)?,
             seal: made.keep("the key that seals", seal, Kept::Never)?,
         };
-
-        let salt = &SALT[..32];
-        let extracted = hkdf::extract(session, ways, hash, HkdfSalt::Data(salt), secret);
-        let base = made.keep("the base secret", extracted, Kept::Never)?;
-        let info = software::label("res master", salt, 32);
-        let expanded = hkdf::expand(session, ways, hash, base, &info, 32, Kept::Wrappable);
-        let wrappable = made.keep("a wrappable secret", expanded, Kept::Wrappable)?;
-        self.purposes(made, &keys, wrappable)?;
-        let back = self.there_and_back(made, &keys, wrappable, 32, Usage::Derive)?;
-
-        let software = software::hmac(hash, salt, expected);
-        let software = software::expand(hash, &software, &info, 32);
-        let info = software::label("key", b"", 16);
-        let mut out = Zeroizing::new([0; 16]);
-        hkdf::expand_bytes(session, hash, back, &info, &mut out[..]).map_err(told)?;
-        same(&out[..], &software::expand(hash, &software, &info, 16))?;
-        if !with_tls12 {
-            return Ok(());
+        for (at, &(_, hash)) in proven.master13.iter().enumerate() {
+            let (wrappable, software) = self.resumption(made, hash, secret, expected)?;
+            if at == 0 {
+                self.purposes(made, &keys, wrappable)?;
+            }
+            let len = hash.output_len();
+            let mut usages = PURPOSES.map(|purpose| purpose.usage(len)).to_vec();
+            usages.dedup();
+            for usage in usages {
+                let back = self.there_and_back(made, &keys, wrappable, len, usage)?;
+                self.derives(hash, back, &software)
+                    .map_err(|detail| format!("{len} bytes that came back: {detail}"))?;
+            }
         }
-        let derived = tls12::extended_master(session, ways, hash, secret, salt, Kept::Wrappable);
+        let Some(&(_, hash)) = proven.schedule12.first() else {
+            return Ok(());
+        };
+        let seed = &SALT[..hash.output_len()];
+        let derived = tls12::extended_master(session, ways, hash, secret, seed, Kept::Wrappable);
         let master = made.keep("a wrappable master secret", derived, Kept::Wrappable)?;
         let back = self.there_and_back(made, &keys, master, 48, Usage::SignAndDerive)?;
-        self.finishes(back, expected)
+        self.finishes(hash, back, expected)
+    }
+
+    /// A secret of TLS 1.3 that may be wrapped, and the same in software.
+    fn resumption(
+        &self,
+        made: &mut Made<'_>,
+        hash: HashAlgorithm,
+        secret: ObjectHandle,
+        expected: &[u8],
+    ) -> Result<(ObjectHandle, Bytes), String> {
+        let (session, ways, len) = (self.session, &self.ways, hash.output_len());
+        let salt = &SALT[..len];
+        let extracted = hkdf::extract(session, ways, hash, HkdfSalt::Data(salt), secret);
+        let base = made.keep("the base secret", extracted, Kept::Never)?;
+        let info = software::label("res master", salt, len);
+        let expanded = hkdf::expand(session, ways, hash, base, &info, len, Kept::Wrappable);
+        let wrappable = made.keep("a wrappable secret", expanded, Kept::Wrappable)?;
+        let software = software::hmac(hash, salt, expected);
+        Ok((wrappable, software::expand(hash, &software, &info, len)))
+    }
+
+    /// A secret of TLS 1.3 that came back is the one that went.
+    fn derives(
+        &self,
+        hash: HashAlgorithm,
+        secret: ObjectHandle,
+        expected: &[u8],
+    ) -> Result<(), String> {
+        let info = software::label("key", b"", 16);
+        let mut out = Zeroizing::new([0; 16]);
+        hkdf::expand_bytes(self.session, hash, secret, &info, &mut out[..]).map_err(told)?;
+        same(&out[..], &software::expand(hash, expected, &info, 16))
     }
 
     /// A master secret that came back makes the same Finished.
-    fn finishes(&self, master: ObjectHandle, expected: &[u8]) -> Result<(), String> {
-        let (hash, seed) = (HashAlgorithm::Sha256, &SALT[..32]);
-        let whose = crate::Finished12::Server;
+    fn finishes(
+        &self,
+        hash: HashAlgorithm,
+        master: ObjectHandle,
+        expected: &[u8],
+    ) -> Result<(), String> {
+        let (session, ways) = (self.session, &self.ways);
+        let (whose, seed) = (Finished12::Server, &SALT[..hash.output_len()]);
         let mut mac = [0; 12];
-        tls12::finished(
-            self.session,
-            &self.ways,
-            hash,
-            master,
-            whose,
-            seed,
-            &mut mac,
-        )
-        .map_err(told)?;
-        let software = super::software_ems(hash, expected, seed);
+        tls12::finished(session, ways, hash, master, whose, seed, &mut mac).map_err(told)?;
+        let software = software_ems(hash, expected, seed);
         same(
             &mac,
             &software::prf(hash, &software, b"server finished", seed, 12),
@@ -272,6 +300,7 @@ impl Test<'_> {
     }
 }
 
+const PURPOSES: [VaultPurpose; 2] = [VaultPurpose::Ticket, VaultPurpose::Rekey];
 const KNOWN_KEY: [u8; 24] = [
     0x58, 0x40, 0xdf, 0x6e, 0x29, 0xb0, 0x2a, 0xf1, 0xab, 0x49, 0x3b, 0x70, 0x5b, 0xf1, 0x6e, 0xa1,
     0xae, 0x83, 0x38, 0xf4, 0xdc, 0xc1, 0x76, 0xa8,

@@ -200,7 +200,7 @@ fn has_lost(pair: &AtWork<'_>, error: &Error, by_word: bool) -> bool {
 
 impl VaultPurpose {
     /// A secret of 48 bytes in a ticket may be a master secret of TLS 1.2; all others are derived from alone.
-    fn usage(self, secret_len: usize) -> Usage {
+    pub(crate) fn usage(self, secret_len: usize) -> Usage {
         match self {
             Self::Ticket if secret_len == 48 => Usage::SignAndDerive,
             _ => Usage::Derive,
