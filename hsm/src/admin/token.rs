@@ -115,11 +115,17 @@ fn check_pins(
     let info = module.pkcs11().get_token_info(slot).map_err(Err)?;
     let (min, max) = (info.min_pin_length(), info.max_pin_length());
     for (whose, pin) in [("security officer's", so_pin), ("user", user_pin)] {
-        if !(min..=max).contains(&pin.expose_secret().len()) {
+        let bytes = pin.expose_secret().len();
+        if !is_pin_length(bytes, min, max) {
             return Err(Ok(AdminError::PinLength { whose, min, max }));
         }
     }
     Ok(())
+}
+
+/// Some modules say 0 for the most before a token is initialised (kryoptic): then there is none.
+fn is_pin_length(bytes: usize, min: usize, max: usize) -> bool {
+    bytes >= min && (bytes <= max || max < min)
 }
 
 fn so_error(error: CryptokiError, label: &str, operation: &'static str) -> AdminError {
@@ -139,6 +145,13 @@ fn end(session: Session) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_most_that_is_below_the_least_is_none() {
+        assert!(is_pin_length(8, 4, 8) && !is_pin_length(9, 4, 8));
+        assert!(!is_pin_length(3, 4, 8));
+        assert!(is_pin_length(12, 8, 0) && !is_pin_length(7, 8, 0));
+    }
 
     #[test]
     fn labels_fit_into_32_padded_bytes() {
