@@ -234,33 +234,40 @@ fn unwrap_readable(target: &Target<'_>) -> Result<Outcome, String> {
 /// A blob decrypted gives its secret away: by the key as it is, after its flag was raised, and by a copy.
 fn decrypt_with_wrapping(target: &Target<'_>) -> Result<Outcome, String> {
     let key = wrapping_key(target)?;
+    let secret = target.secret_that_is(true)?;
+    let known = target.known_key()?;
+    let wrap = |key| keys::wrap(target.session, target.ways, key, secret).map_err(told);
     // A mechanism that no key can use says nothing.
-    decrypt(target, target.known_key()?).map_err(untried)?;
-    let refusal = match decrypt(target, key) {
+    decrypt(target, known, &wrap(known)?).map_err(untried)?;
+    let blob = wrap(key)?;
+    let refusal = match decrypt(target, key, &blob) {
         Ok(()) => return Ok(Outcome::Succeeded("it decrypts as it is")),
         Err(error) => TokenFault::new(error).to_string(),
     };
     let raised = [Attribute::Decrypt(true)];
-    if target.session.update_attributes(key, &raised).is_ok() && decrypt(target, key).is_ok() {
+    if target.session.update_attributes(key, &raised).is_ok() && decrypt(target, key, &blob).is_ok()
+    {
         return Ok(Outcome::Succeeded("it decrypts after its flag was raised"));
     }
     if let Ok(copy) = target.session.copy_object(key, &raised) {
         target.keep(copy);
-        if decrypt(target, copy).is_ok() {
+        if decrypt(target, copy, &blob).is_ok() {
             return Ok(Outcome::Succeeded("a copy of it decrypts"));
         }
     }
     Ok(Outcome::Refused(refusal))
 }
 
-/// By the blocks of the cipher, or by the wrapping itself where it can be used so.
-fn decrypt(target: &Target<'_>, key: ObjectHandle) -> Result<(), CryptokiError> {
+/// By the blocks of the cipher, or by the wrapping itself where it can be used so. The blob is one that the key has
+/// made: no other would tell a refusal from a blob that does not open.
+fn decrypt(target: &Target<'_>, key: ObjectHandle, blob: &[u8]) -> Result<(), CryptokiError> {
     let raw = target.session.raw()?;
     let mut out = [0; 64];
     let wrapping = target.ways.wrap.mechanism();
-    raw.decrypt(target.session, &Mechanism::AesEcb, key, &[0; 32], &mut out)
+    let blocks = &blob[..blob.len() - blob.len() % 16];
+    raw.decrypt(target.session, &Mechanism::AesEcb, key, blocks, &mut out)
         .or_else(|refused| {
-            raw.decrypt_bare(target.session, wrapping, key, &[0; 40], &mut out)
+            raw.decrypt_bare(target.session, wrapping, key, blob, &mut out)
                 .map_err(|_| refused)
         })
         .map(drop)
