@@ -89,8 +89,8 @@ fn a_token_below_the_minimum_keeps_the_signer_from_starting() {
     for words in [
         NAME,
         "custody_min is premaster",
-        "signature for TLS 1.3",
-        "signature for TLS 1.2",
+        "TLS 1.3 reaches signature",
+        "TLS 1.2 signature",
     ] {
         assert!(log.contains(words), "it does not say {words:?}:\n{log}");
     }
