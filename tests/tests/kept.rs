@@ -23,8 +23,21 @@ each_row![
     at_schedule_all_but_keys_and_macs_stays,
 ];
 
-/// A site of this row at a lower level, or nothing where the row is below it.
+/// A site of this row at this level or a lower one. A row that does not reach the level must not start with it as its
+/// minimum; then there is nothing more to see.
 fn site(row: &Row, level: CustodyLevel) -> Option<Site> {
+    if row.level < level {
+        let parts = row
+            .site()
+            .options(&format!("custody_min = \"{level}\""))
+            .prepare();
+        let mut signer = parts.spawn_signer();
+        assert!(!signer.wait().success(), "{} at {level}", row.name);
+        let log = signer.log().join("\n");
+        let words = format!("custody_min is {level}");
+        assert!(log.contains(&words), "{}: {log}", row.name);
+        return None;
+    }
     let build = row
         .site()
         .options(&format!("custody_max = \"{level}\""))
@@ -36,7 +49,7 @@ fn site(row: &Row, level: CustodyLevel) -> Option<Site> {
         })
         .backend(Manner::Echo)
         .tap(true);
-    (row.level >= level).then(|| build.start())
+    Some(build.start())
 }
 
 /// Full handshakes, resumed ones and changes of keys: every secret of them, and what passed meanwhile.

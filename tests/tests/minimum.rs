@@ -157,3 +157,21 @@ fn s4_a_ticket_is_no_rekey_state_and_a_rekey_state_is_no_ticket() {
         assert_eq!(Proven::of(&site, &client).level(), row.level);
     }
 }
+
+#[test]
+fn a_preferred_hybrid_goes_first_and_says_what_it_costs() {
+    for row in [&matrix::SOFTHSM2, &matrix::KRYOPTIC, &matrix::SOFTHSM2_NSS] {
+        let site = row.site().options("prefer_hybrid = true").start();
+        let hello = Hello {
+            groups: [Group::X25519, Group::P256, Group::X25519MlKem768]
+                .map(Group::code)
+                .to_vec(),
+            share: false,
+            ..Hello::tls13(NAME)
+        };
+        let mut client = Client13::established(site.address(), &hello).unwrap();
+        assert!(client.ask().unwrap().ends_with(GREETING));
+        assert_eq!(client.group(), Group::X25519MlKem768, "{}", row.name);
+        assert_eq!(Proven::of(&site, &client).level(), CustodyLevel::Signature);
+    }
+}
