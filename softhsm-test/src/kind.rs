@@ -52,8 +52,8 @@ impl ModuleKind {
         }
     }
 
-    /// Whether the module is on this machine. `cargo xtask test` provides all but [`ModuleKind::KryopticModern`],
-    /// so only for that one may a test be content without it.
+    /// Whether the module is on this machine. `cargo xtask test` provides all; `cargo xtask modules` alone
+    /// leaves out [`ModuleKind::KryopticModern`], so for that one a test may be content without it.
     pub fn is_there(self) -> bool {
         self.module().is_ok()
     }
