@@ -7,13 +7,15 @@ use std::collections::HashSet;
 
 use keyhaven_tests::audit::Proven;
 use keyhaven_tests::backend::Manner;
+use keyhaven_tests::channel::load;
 use keyhaven_tests::dialogue::{echo, update};
 use keyhaven_tests::each_row;
 use keyhaven_tests::matrix::Row;
 use keyhaven_tests::overheard::{Overheard, Since};
-use keyhaven_tests::rawtls::{APPLICATION_DATA, Client12, Client13, Group, Hello, Named};
+use keyhaven_tests::pki::Validity;
+use keyhaven_tests::rawtls::{APPLICATION_DATA, Client12, Client13, Group, Hello, Identity, Named};
 use keyhaven_tests::running::Site;
-use keyhaven_tests::site::NAME;
+use keyhaven_tests::site::{Builder, NAME};
 use keyhaven_types::CustodyLevel;
 
 each_row![
@@ -21,6 +23,7 @@ each_row![
     at_premaster_the_shared_secret_stays,
     at_master_all_but_the_traffic_secrets_stays,
     at_schedule_all_but_keys_and_macs_stays,
+    with_a_clients_certificate_no_less_stays,
 ];
 
 /// A site of this row at this level or a lower one. A row that does not reach the level must not start with it as its
@@ -38,8 +41,12 @@ fn site(row: &Row, level: CustodyLevel) -> Option<Site> {
         assert!(log.contains(&words), "{}: {log}", row.name);
         return None;
     }
-    let build = row
-        .site()
+    Some(listened_to(row, level).start())
+}
+
+/// A site at this level, which the row reaches.
+fn listened_to(row: &Row, level: CustodyLevel) -> Builder {
+    row.site()
         .options(&format!("custody_max = \"{level}\""))
         // Tickets of TLS 1.2 that are sealed in the process take the level down.
         .tickets(if level > CustodyLevel::Premaster {
@@ -48,16 +55,20 @@ fn site(row: &Row, level: CustodyLevel) -> Option<Site> {
             ""
         })
         .backend(Manner::Echo)
-        .tap(true);
-    Some(build.start())
+        .tap(true)
 }
 
 /// Full handshakes, resumed ones and changes of keys: every secret of them, and what passed meanwhile.
-fn conversations13(site: &Site, level: CustodyLevel) -> (Vec<Named>, Overheard) {
+fn conversations13(site: &Site, row: &Row, level: CustodyLevel) -> (Vec<Named>, Overheard) {
     let since = Since::now(&site.parts);
     let mut secrets = Vec::new();
-    for suite in [0x1301, 0x1302] {
-        for group in [Group::P256, Group::X25519, Group::P384] {
+    let mut groups = vec![Group::P256, Group::X25519, Group::P384];
+    // Elsewhere half of its secret is made outside, and the handshake is below the level.
+    if row.level13(Group::X25519MlKem768) == row.level {
+        groups.push(Group::X25519MlKem768);
+    }
+    for suite in [0x1301, 0x1302, 0x1303] {
+        for &group in &groups {
             let hello = Hello::tls13(NAME).with_suite(suite).with_group(group);
             let mut client = Client13::established(site.address(), &hello).unwrap();
             talk(&mut client, &mut secrets);
@@ -83,10 +94,13 @@ fn talk(client: &mut Client13, secrets: &mut Vec<Named>) {
     }
 }
 
-fn conversations12(site: &Site, level: CustodyLevel) -> (Vec<Named>, Overheard) {
+fn conversations12(site: &Site, row: &Row, level: CustodyLevel) -> (Vec<Named>, Overheard) {
     let since = Since::now(&site.parts);
     let mut secrets = Vec::new();
-    for suite in [0xc02b, 0xcca9] {
+    for suite in [0xc02b, 0xc02c, 0xcca9] {
+        if row.level12(Group::P256, suite).is_none() {
+            continue;
+        }
         let hello = Hello::tls12(NAME).with_suite(suite);
         let mut client =
             Client12::connect(site.address(), &hello.clone().wanting_ticket()).unwrap();
@@ -110,6 +124,12 @@ fn conversations12(site: &Site, level: CustodyLevel) -> (Vec<Named>, Overheard) 
     (secrets, Overheard::since(&site.parts, &since))
 }
 
+/// Where any part of a secret passed: one half of a hybrid's, or a block of what a PRF gives, is found as well.
+fn parts_heard(secret: &Named, heard: &Overheard) -> Vec<String> {
+    let parts = secret.bytes.chunks(PART);
+    parts.flat_map(|part| heard.where_is(part)).collect()
+}
+
 /// None of the secrets that the level keeps passed.
 fn nothing_kept_passed(secrets: &[Named], heard: &Overheard, level: CustodyLevel) {
     let kept: Vec<&Named> = secrets
@@ -118,7 +138,7 @@ fn nothing_kept_passed(secrets: &[Named], heard: &Overheard, level: CustodyLevel
         .collect();
     assert!(!kept.is_empty());
     for secret in kept {
-        let places = heard.where_is(&secret.bytes);
+        let places = parts_heard(secret, heard);
         assert!(places.is_empty(), "the {} passed: {places:?}", secret.name);
     }
     for class in [
@@ -134,8 +154,10 @@ fn passed(secrets: &[Named], heard: &Overheard, names: &[&str]) {
     let mut seen = HashSet::new();
     for secret in secrets {
         if let Some(name) = names.iter().find(|name| secret.name.starts_with(**name)) {
-            let places = heard.where_is(&secret.bytes);
-            assert!(!places.is_empty(), "the {} did not pass", secret.name);
+            // Where HMACs make a key block, one block may end within a key.
+            let mut parts = secret.bytes.chunks(PART);
+            let all = parts.all(|part| !heard.where_is(part).is_empty());
+            assert!(all, "the {} did not pass", secret.name);
             seen.insert(name);
         }
     }
@@ -170,7 +192,7 @@ fn may_be_read(mechanism: Option<&str>) -> bool {
 
 fn at_signature_no_secret_of_a_handshake_is_in_a_token(row: &Row) {
     let site = site(row, CustodyLevel::Signature).unwrap();
-    let (secrets, heard) = conversations13(&site, CustodyLevel::Signature);
+    let (secrets, heard) = conversations13(&site, row, CustodyLevel::Signature);
     assert!(!secrets.is_empty());
     // Nothing goes in, and nothing comes out but signatures, of which there is one for each full handshake.
     let other: Vec<&str> = heard
@@ -193,7 +215,7 @@ fn at_signature_no_secret_of_a_handshake_is_in_a_token(row: &Row) {
     );
     for secret in &secrets {
         assert!(
-            heard.where_is(&secret.bytes).is_empty(),
+            parts_heard(secret, &heard).is_empty(),
             "the {secret:?} was in a token"
         );
     }
@@ -202,12 +224,12 @@ fn at_signature_no_secret_of_a_handshake_is_in_a_token(row: &Row) {
 fn at_premaster_the_shared_secret_stays(row: &Row) {
     let level = CustodyLevel::Premaster;
     let Some(site) = site(row, level) else { return };
-    let (secrets, heard) = conversations13(&site, level);
+    let (secrets, heard) = conversations13(&site, row, level);
     nothing_kept_passed(&secrets, &heard, level);
     objects_are_guarded(row, &heard);
     passed(&secrets, &heard, &["inner hash of the extraction"]);
 
-    let (secrets, heard) = conversations12(&site, level);
+    let (secrets, heard) = conversations12(&site, row, level);
     nothing_kept_passed(&secrets, &heard, level);
     objects_are_guarded(row, &heard);
     // The master secret comes out block by block.
@@ -224,7 +246,7 @@ fn at_premaster_the_shared_secret_stays(row: &Row) {
 fn at_master_all_but_the_traffic_secrets_stays(row: &Row) {
     let level = CustodyLevel::Master;
     let Some(site) = site(row, level) else { return };
-    let (secrets, heard) = conversations13(&site, level);
+    let (secrets, heard) = conversations13(&site, row, level);
     nothing_kept_passed(&secrets, &heard, level);
     objects_are_guarded(row, &heard);
     // Those of the first generation: the next ones are derived where these have gone.
@@ -249,7 +271,7 @@ fn at_master_all_but_the_traffic_secrets_stays(row: &Row) {
         );
     }
 
-    let (secrets, heard) = conversations12(&site, level);
+    let (secrets, heard) = conversations12(&site, row, level);
     nothing_kept_passed(&secrets, &heard, level);
     objects_are_guarded(row, &heard);
     passed(&secrets, &heard, &["client write key", "server write key"]);
@@ -258,7 +280,7 @@ fn at_master_all_but_the_traffic_secrets_stays(row: &Row) {
 fn at_schedule_all_but_keys_and_macs_stays(row: &Row) {
     let level = CustodyLevel::Schedule;
     let Some(site) = site(row, level) else { return };
-    let (secrets, heard) = conversations13(&site, level);
+    let (secrets, heard) = conversations13(&site, row, level);
     nothing_kept_passed(&secrets, &heard, level);
     objects_are_guarded(row, &heard);
     passed(&secrets, &heard, &["key of ", "IV of ", "MAC of "]);
@@ -274,7 +296,7 @@ fn at_schedule_all_but_keys_and_macs_stays(row: &Row) {
         }
     }
 
-    let (secrets, heard) = conversations12(&site, level);
+    let (secrets, heard) = conversations12(&site, row, level);
     nothing_kept_passed(&secrets, &heard, level);
     objects_are_guarded(row, &heard);
     passed(&secrets, &heard, &["client write key", "server write key"]);
@@ -290,6 +312,43 @@ fn at_schedule_all_but_keys_and_macs_stays(row: &Row) {
     }
 }
 
+fn with_a_clients_certificate_no_less_stays(row: &Row) {
+    let site = listened_to(row, row.level).client_auth("required").start();
+    let pair = site.parts.clients_ca.client("ann", "ann", 7, Validity::Now);
+    let (chain, key) = load(&pair);
+    let ann = Identity::new(&chain, &key);
+    let since = Since::now(&site.parts);
+    let mut secrets = Vec::new();
+
+    let mut client = Client13::connect(site.address(), &Hello::tls13(NAME)).unwrap();
+    client.authenticate(Some(&ann)).unwrap();
+    client.finish().unwrap();
+    talk(&mut client, &mut secrets);
+    assert_eq!(Proven::of(&site, &client).level(), row.level);
+
+    let hello = Hello::tls12(NAME);
+    let mut client = Client12::connect_as(site.address(), &hello, Some(&ann)).unwrap();
+    assert!(client.is_asked());
+    client.finish().unwrap();
+    client.send(APPLICATION_DATA, b"hello").unwrap();
+    assert_eq!(client.receive().unwrap().bytes, b"hello");
+    assert_eq!(Proven::of(&site, &client).level(), row.level);
+    secrets.extend(client.named_secrets());
+
+    let heard = Overheard::since(&site.parts, &since);
+    if row.level == CustodyLevel::Signature {
+        // The token signs, and knows none of them.
+        for secret in &secrets {
+            let places = parts_heard(secret, &heard);
+            assert!(places.is_empty(), "the {} passed: {places:?}", secret.name);
+        }
+        assert!(!heard.given("C_Sign", "CKM_ECDSA").is_empty());
+        return;
+    }
+    nothing_kept_passed(&secrets, &heard, row.level);
+    objects_are_guarded(row, &heard);
+}
+
 /// The values of the secrets whose name holds this.
 fn values<'a>(secrets: &'a [Named], name: &str) -> Vec<&'a [u8]> {
     secrets
@@ -298,3 +357,6 @@ fn values<'a>(secrets: &'a [Named], name: &str) -> Vec<&'a [u8]> {
         .map(|secret| secret.bytes.as_slice())
         .collect()
 }
+
+/// Bytes of a secret that are looked for at once; too many to be there by chance.
+const PART: usize = 16;
