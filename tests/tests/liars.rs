@@ -154,9 +154,17 @@ fn a_keeper_beside_the_key_token_is_used_for_what_it_proves() {
 #[test]
 fn a_liar_below_the_minimum_keeps_the_signer_from_starting_and_it_says_why() {
     for row in [&matrix::KRYOPTIC, &matrix::NSS] {
-        for (faults, left) in [
-            ("C_DeriveKey readable of CKM_ECDH1_DERIVE", "signature"),
-            ("C_DeriveKey corrupt of CKM_ECDH1_DERIVE", "signature"),
+        for (faults, left, said) in [
+            (
+                "C_DeriveKey readable of CKM_ECDH1_DERIVE",
+                "signature",
+                "CKA_VALUE was read",
+            ),
+            (
+                "C_DeriveKey corrupt of CKM_ECDH1_DERIVE",
+                "signature",
+                "the value is not the one that software gets",
+            ),
         ] {
             let parts = liar(row, faults)
                 .options("custody_min = \"schedule\"")
@@ -164,6 +172,15 @@ fn a_liar_below_the_minimum_keeps_the_signer_from_starting_and_it_says_why() {
             let mut signer = parts.spawn_signer();
             assert!(!signer.wait().success(), "{}: {faults}", row.name);
             let log = signer.log().join("\n");
+            let opened = signer.wait_for_text("token is open and proven");
+            let told = field(&opened, "not_proven").unwrap_or_default();
+            assert!(told.contains(said), "{}: {faults}: {told}", row.name);
+            let failed = log.split("first failed self-test: ").nth(1);
+            assert!(
+                failed.is_some_and(|failed| failed.contains(said)),
+                "{}: {faults}: no {said:?} in the error:\n{log}",
+                row.name
+            );
             for word in [NAME, "custody_min is schedule", left] {
                 assert!(
                     log.contains(word),

@@ -55,7 +55,7 @@ pub(super) fn open(
 ) -> Result<ServedSite, StartError> {
     let label = section.names.first().cloned().unwrap_or_default();
     let subject = format!("site \"{label}\"");
-    let unserved = |error: SiteError| StartError::new(&subject, "it cannot be served")(error);
+    let unserved = |error| StartError::new::<SiteError>(&subject, "it cannot be served")(error);
     let first = section.keys.first().map(|key| &key.token);
     let exchange = section
         .exchange_token
@@ -99,7 +99,15 @@ pub(super) fn open(
         rekey_persistent: known.rekey_persistent,
         clock: Clock::default(),
     })
-    .map_err(unserved)?;
+    .map_err(|error| match (&error, exchange.first_failed()) {
+        // What keeps the token below, for whoever has only the log.
+        (SiteError::BelowMinimum { .. }, Some(check)) => {
+            StartError::new(&subject, "it cannot be served")(format!(
+                "{error}; first failed self-test: {check}"
+            ))
+        }
+        _ => unserved(error),
+    })?;
     let (tls12, tls13) = site.levels();
     let level = tls12.max(tls13);
     warn(section, &subject, exchange, level, known, warnings);

@@ -4,7 +4,7 @@
 
 use std::path::PathBuf;
 
-use keyhaven_hsm::{Module, PinSource, Profile, Token, admin};
+use keyhaven_hsm::{Check, Module, PinSource, Profile, Token, admin};
 
 use super::{StartError, Terminal};
 use crate::{config::TokenConfig, policy::ServedToken};
@@ -32,6 +32,15 @@ impl OpenToken {
             token: self.token.clone(),
             profile: self.profile.clone(),
         }
+    }
+
+    /// The first self-test that failed, in words.
+    pub(super) fn first_failed(&self) -> Option<String> {
+        self.profile
+            .checks
+            .iter()
+            .find(|check| !check.passed)
+            .map(tell)
     }
 }
 
@@ -97,9 +106,42 @@ fn open_anew(section: &TokenConfig, terminal: Terminal) -> Result<(Token, Profil
         custody_tls13 = %profile.tls13,
         custody_tls12 = %profile.tls12,
         groups = ?profile.groups,
+        not_proven = not_proven(&profile.checks),
         "token is open and proven"
     );
     Ok((token, profile))
+}
+
+/// The first failed self-test of each kind, as many as a line can hold; nothing when all passed.
+fn not_proven(checks: &[Check]) -> Option<String> {
+    let mut firsts: Vec<&Check> = Vec::new();
+    for check in checks.iter().filter(|check| !check.passed) {
+        if firsts.iter().all(|first| kind(first) != kind(check)) {
+            firsts.push(check);
+        }
+    }
+    let more = firsts.len().saturating_sub(NOT_PROVEN_MAX);
+    let mut told: Vec<String> = firsts.into_iter().take(NOT_PROVEN_MAX).map(tell).collect();
+    if more > 0 {
+        told.push(format!("and {more} kinds more"));
+    }
+    (!told.is_empty()).then(|| told.join("; "))
+}
+
+/// How many kinds of failed self-tests one log line names.
+const NOT_PROVEN_MAX: usize = 5;
+
+/// What a self-test asks for, whichever group and hash it does so with.
+fn kind(check: &Check) -> &str {
+    let act = check
+        .name
+        .split_once(": ")
+        .map_or(&*check.name, |(_, act)| act);
+    act.split_once(" with ").map_or(act, |(act, _)| act)
+}
+
+fn tell(check: &Check) -> String {
+    format!("{}: {}", check.name, check.detail)
 }
 
 /// By CKF_HW_SLOT (PKCS#11 3.1, section 3.3): what a module says, which nobody can prove from here.
@@ -108,5 +150,50 @@ fn says_it_is(module: &Module, token: &Token) -> &'static str {
         Ok(survey) if survey.slot.hardware => "hardware",
         Ok(_) => "software",
         Err(_) => "unknown",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn checks(results: &[(&str, bool)]) -> Vec<Check> {
+        let checks = results.iter().map(|&(name, passed)| Check {
+            name: name.to_owned(),
+            passed,
+            detail: "why".to_owned(),
+        });
+        checks.collect()
+    }
+
+    #[test]
+    fn each_kind_of_failure_is_told_once_by_its_first() {
+        let checks = checks(&[
+            ("x25519: make a key pair", true),
+            ("x25519: HKDF-Extract with Sha256 equals software", false),
+            ("x25519: HKDF-Extract with Sha384 equals software", false),
+            ("secp256r1: HKDF-Extract with Sha256 equals software", false),
+            ("secp256r1: destroy an object", false),
+        ]);
+        assert_eq!(
+            not_proven(&checks).as_deref(),
+            Some(
+                "x25519: HKDF-Extract with Sha256 equals software: why; secp256r1: destroy an object: why"
+            )
+        );
+    }
+
+    #[test]
+    fn a_line_names_no_more_kinds_than_it_can_hold_and_counts_the_rest() {
+        let failed = ["a", "b", "c", "d", "e", "f", "g"].map(|name| (name, false));
+        assert_eq!(
+            not_proven(&checks(&failed)).as_deref(),
+            Some("a: why; b: why; c: why; d: why; e: why; and 2 kinds more")
+        );
+    }
+
+    #[test]
+    fn a_token_that_proves_everything_has_nothing_to_tell() {
+        assert_eq!(not_proven(&checks(&[("a", true)])), None);
     }
 }
