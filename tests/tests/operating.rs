@@ -47,7 +47,7 @@ fn a_renewed_certificate_is_served_without_a_restart_and_without_a_word() {
 
 #[test]
 fn a_hangup_changes_names_keys_and_grants_under_open_connections() {
-    for row in [&matrix::SOFTHSM2, &matrix::KRYOPTIC] {
+    for row in [&matrix::SOFTHSM2, &matrix::KRYOPTIC, &matrix::NSS] {
         let site = row
             .site()
             .backend(keyhaven_tests::backend::Manner::Echo)
@@ -94,6 +94,35 @@ fn a_hangup_changes_names_keys_and_grants_under_open_connections() {
             open.receive().is_err(),
             "the proxy got a key without a grant"
         );
+    }
+}
+
+#[test]
+fn a_key_that_is_taken_out_gives_no_next_key_to_its_connections() {
+    for row in [&matrix::SOFTHSM2, &matrix::KRYOPTIC, &matrix::NSS] {
+        let site = row
+            .site()
+            .backend(keyhaven_tests::backend::Manner::Echo)
+            .start();
+        let mut open = established13(&site);
+        echo(&mut open, b"before");
+        // The site stays, with its name and its grant; the key that authenticated the connection goes.
+        site.token()
+            .generate_key("EC:secp384r1", "next", "42")
+            .unwrap();
+        let spki = site.token().public_key("next").unwrap();
+        site.parts.site_ca.site("next", &[NAME], &spki);
+        let uri = |label| format!("uri = \"{}\"", site.token().key_uri(label));
+        site.parts.edit("signer.toml", &uri("key-0"), &uri("next"));
+        site.parts.edit("signer.toml", "key-0.pem", "next.pem");
+        site.reload();
+        let mut fresh = established13(&site);
+        update(&mut fresh, true);
+        echo(&mut fresh, b"the new key's connections have new keys");
+        echo(&mut open, b"still the old keys");
+        update(&mut open, false);
+        let end = open.receive().unwrap_err();
+        assert_eq!(end.alert(), Some(80), "internal_error, {}: {end}", row.name);
     }
 }
 
@@ -179,7 +208,8 @@ fn metrics(address: SocketAddr) -> String {
 /// The value of a metric with these labels, in any order.
 fn value(metrics: &str, name: &str, labels: &[&str]) -> u64 {
     let line = metrics.lines().find(|line| {
-        let (head, _) = line.split_once(' ').unwrap_or_default();
+        // A label may have spaces in it, the value has none.
+        let (head, _) = line.rsplit_once(' ').unwrap_or_default();
         head.starts_with(&format!("{name}{{")) && labels.iter().all(|label| head.contains(label))
     });
     let value = line
@@ -220,6 +250,15 @@ fn each_handshake_is_counted_with_its_level() {
         let now = metrics(address);
         let counted = |resumed| value(&now, "keyhaven_handshakes_total", &of(resumed));
         if (counted("resumed=\"false\""), counted("resumed=\"true\"")) == (1, 3) {
+            let left = |token| {
+                let labels = [token, "what=\"keys, IVs, MACs\""];
+                value(&now, "keyhaven_left_token_total", &labels)
+            };
+            assert_eq!(left("token=\"keeper\""), 4, "{now}");
+            let family = now
+                .lines()
+                .filter(|line| line.starts_with("keyhaven_left_token_total{"));
+            assert_eq!(family.count(), 1, "nothing else left a token: {now}");
             for name in ["main", "keeper"] {
                 let label = format!("name=\"{name}\"");
                 assert_eq!(value(&now, "keyhaven_token_up", &[&label]), 1, "{now}");

@@ -17,6 +17,9 @@ use keyhaven_tests::site::{NAME, PROXY, site};
 use keyhaven_types::Direction;
 use keyhaven_wire::{ErrorCode, Rekey, Reply, Request};
 
+/// May use the site as [`PROXY`] may.
+const OTHER_PROXY: &str = "spiffe://keyhaven.test/proxy/edge-2";
+
 /// Sealed by the process, and at `schedule` by either of two modules.
 #[test]
 fn a_sealed_state_is_good_for_its_proxy_connection_direction_and_generation_alone() {
@@ -26,7 +29,12 @@ fn a_sealed_state_is_good_for_its_proxy_connection_direction_and_generation_alon
 }
 
 fn good_for_its_own_purpose_alone(row: &Row) {
-    let site = row.site().backend(Manner::Echo).relay(pass()).start();
+    let build = row.site().backend(Manner::Echo).relay(pass());
+    let parts = build.prepare();
+    // Another proxy with the same grant: only whose state it is keeps it out.
+    let granted = format!("proxies = [\"{PROXY}\", \"{OTHER_PROXY}\"]");
+    parts.edit("signer.toml", &format!("proxies = [\"{PROXY}\"]"), &granted);
+    let site = build.start_with(parts);
     let mut client = Client13::established(site.address(), &Hello::tls13(NAME)).unwrap();
     update(&mut client, false);
     echo(&mut client, b"so that a state has crossed");
@@ -85,17 +93,16 @@ fn good_for_its_own_purpose_alone(row: &Row) {
         matches!(ours.call(&with(&|_| {})), Ok(Reply::Rekeyed(_))),
         "and is good still"
     );
-    let name = "spiffe://keyhaven.test/proxy/edge-2";
-    let other = site
-        .parts
-        .channel_ca
-        .identity("other", name, keyhaven_tests::pki::Flaw::None);
+    let other =
+        site.parts
+            .channel_ca
+            .identity("other", OTHER_PROXY, keyhaven_tests::pki::Flaw::None);
     let reply = Caller::connect(site.signer_address(), Some(&other))
         .call(&with(&|_| {}))
         .unwrap();
     assert!(
-        matches!(reply, Reply::Error(_)),
-        "another proxy got a key: {reply:?}"
+        matches!(reply, Reply::Error(ErrorCode::StateRefused)),
+        "another proxy's state: {reply:?}"
     );
 }
 
