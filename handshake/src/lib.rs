@@ -9,6 +9,7 @@
 
 mod client_auth;
 mod client_hello;
+mod clock;
 mod connection;
 mod context;
 mod custody;
@@ -29,9 +30,11 @@ mod schedule13;
 mod secrets;
 mod signing;
 mod site;
+mod ticket_key;
 mod tickets;
 
 pub use client_hello::{ClientHello, ClientHelloError};
+pub use clock::Clock;
 pub use custody::Custody;
 pub use engine::{
     Established, Expect, Handshake, RekeySecrets, Released, Step, StepResult, TrafficSecret,
@@ -40,4 +43,4 @@ pub use error::{Failure, Refusal};
 pub use keys::{SessionKey, alert_record};
 pub use rekey::{RekeyBinding, RekeyError, RekeyFacts, Rekeyed, SealKey, Sealer};
 pub use site::{Authorities, ClientAuth, Site, SiteError, SiteKey, SiteSpec, TicketSpec};
-pub use tickets::{Clock, TicketKey};
+pub use ticket_key::TicketKey;

@@ -17,11 +17,12 @@ use rustls::{
 use rustls_pki_types::UnixTime;
 
 use crate::{
+    clock::Clock,
     hybrid::X25519_ML_KEM_768,
     provider::{self, Exchange, Suite},
     resolver::Resolver,
     signing::rustls_scheme,
-    tickets::{Clock, Ticketer},
+    tickets::Ticketer,
 };
 
 /// One group with the configuration that offers it.

@@ -16,11 +16,13 @@ use rustls_pki_types::{CertificateDer, CertificateRevocationListDer};
 use crate::{
     client_auth,
     client_hello::ClientHello,
+    clock::Clock,
     context::{Facts, Place},
     error::Refusal,
     offer::{self, Offer, Offering, Ways},
     resolver::Resolver,
-    tickets::{Clock, TicketKey, TicketPolicy},
+    ticket_key::TicketKey,
+    tickets::TicketPolicy,
 };
 
 /// One key of a site with its chain, leaf first.
