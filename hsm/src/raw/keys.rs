@@ -15,7 +15,7 @@ use cryptoki_sys::{
     CKA_ALLOWED_MECHANISMS,
 };
 
-use super::{Raw, Result, bare, function, object, written};
+use super::{Operation, Raw, Result, bare, function, object, written};
 
 /// One attribute of a template.
 #[derive(Debug)]
@@ -145,25 +145,11 @@ impl Raw {
         data: &[u8],
         out: &mut [u8],
     ) -> Result<usize> {
-        let init = function(self.list.C_EncryptInit)?;
-        let mut mechanism = CK_MECHANISM::from(mechanism);
-        // SAFETY: the mechanism's parameters are borrowed by the caller, past this call.
-        let rv = unsafe { init(session.handle(), &raw mut mechanism, key.handle()) };
-        Rv::from(rv).into_result(Function::EncryptInit)?;
-        let encrypt = function(self.list.C_Encrypt)?;
-        let mut len = out.len() as CK_ULONG;
-        // SAFETY: both buffers are given with their lengths; the parameters live as above.
-        let rv = unsafe {
-            encrypt(
-                session.handle(),
-                data.as_ptr().cast_mut(),
-                data.len() as CK_ULONG,
-                out.as_mut_ptr(),
-                &raw mut len,
-            )
+        let operation = Operation {
+            init: (self.list.C_EncryptInit, Function::EncryptInit),
+            run: (self.list.C_Encrypt, Function::Encrypt),
         };
-        Rv::from(rv).into_result(Function::Encrypt)?;
-        written(len, out)
+        operation.run(session, CK_MECHANISM::from(mechanism), key, data, out)
     }
 
     /// C_DecryptInit and one C_Decrypt into `out`.
@@ -193,29 +179,16 @@ impl Raw {
     fn decrypt_with(
         &self,
         session: &Session,
-        mut mechanism: CK_MECHANISM,
+        mechanism: CK_MECHANISM,
         key: ObjectHandle,
         data: &[u8],
         out: &mut [u8],
     ) -> Result<usize> {
-        let init = function(self.list.C_DecryptInit)?;
-        // SAFETY: the mechanism's parameters are borrowed by the caller, past this call.
-        let rv = unsafe { init(session.handle(), &raw mut mechanism, key.handle()) };
-        Rv::from(rv).into_result(Function::DecryptInit)?;
-        let decrypt = function(self.list.C_Decrypt)?;
-        let mut len = out.len() as CK_ULONG;
-        // SAFETY: both buffers are given with their lengths; the parameters live as above.
-        let rv = unsafe {
-            decrypt(
-                session.handle(),
-                data.as_ptr().cast_mut(),
-                data.len() as CK_ULONG,
-                out.as_mut_ptr(),
-                &raw mut len,
-            )
+        let operation = Operation {
+            init: (self.list.C_DecryptInit, Function::DecryptInit),
+            run: (self.list.C_Decrypt, Function::Decrypt),
         };
-        Rv::from(rv).into_result(Function::Decrypt)?;
-        written(len, out)
+        operation.run(session, mechanism, key, data, out)
     }
 }
 

@@ -10,6 +10,7 @@
 )]
 
 mod keys;
+mod operation;
 
 use std::{
     ffi::{CStr, c_void},
@@ -32,6 +33,8 @@ use cryptoki_sys::{
 };
 
 pub(crate) use keys::Item;
+
+use operation::Operation;
 
 type Result<T> = std::result::Result<T, CryptokiError>;
 
@@ -125,29 +128,16 @@ impl Raw {
     fn sign_with(
         &self,
         session: &Session,
-        mut mechanism: CK_MECHANISM,
+        mechanism: CK_MECHANISM,
         key: ObjectHandle,
         data: &[u8],
         out: &mut [u8],
     ) -> Result<usize> {
-        let init = function(self.list.C_SignInit)?;
-        // SAFETY: the mechanism's parameters live until the end of the caller's statement block, past this call.
-        let rv = unsafe { init(session.handle(), &raw mut mechanism, key.handle()) };
-        Rv::from(rv).into_result(Function::SignInit)?;
-        let sign = function(self.list.C_Sign)?;
-        let mut len = out.len() as CK_ULONG;
-        // SAFETY: both buffers are given with their lengths, and the module reads the first and writes the second.
-        let rv = unsafe {
-            sign(
-                session.handle(),
-                data.as_ptr().cast_mut(),
-                data.len() as CK_ULONG,
-                out.as_mut_ptr(),
-                &raw mut len,
-            )
+        let operation = Operation {
+            init: (self.list.C_SignInit, Function::SignInit),
+            run: (self.list.C_Sign, Function::Sign),
         };
-        Rv::from(rv).into_result(Function::Sign)?;
-        written(len, out)
+        operation.run(session, mechanism, key, data, out)
     }
 
     /// C_DigestFinal into `out`.
