@@ -8,6 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use keyhaven_tests::audit::Proven;
+use keyhaven_tests::daemon::field;
 use keyhaven_tests::http::GREETING;
 use keyhaven_tests::matrix::{self, Row};
 use keyhaven_tests::pki::Flaw;
@@ -288,6 +289,30 @@ fn s4_without_its_key_a_ticket_is_a_full_handshake() {
             site.restart_signer();
             assert!(!goes_on(&site, vec![kept.offer()]), "{}", row.name);
         }
+    }
+}
+
+/// Signers of a site share a secret's file up to `premaster`, and above it a token that holds the keys.
+#[test]
+fn s9_a_fellow_signer_takes_the_ticket() {
+    for row in rows() {
+        let site = start_lasting(lasting(row));
+        let ticket = ticket(&site);
+        // The fellow's self-tests, which know their keys, come in between.
+        site.check_keys_unreadable();
+        let fellow = site.parts.spawn_signer();
+        let (first, second) = (site.signer_address().to_string(), fellow.listening());
+        site.parts.mark();
+        site.parts.edit("proxy.toml", &first, &second.to_string());
+        let proxy = site.parts.spawn_proxy();
+        let hello = Hello::tls13(NAME).resuming(vec![ticket.offer()]);
+        let mut client = Client13::established(proxy.listening(), &hello).unwrap();
+        assert_eq!(client.resumed(), Some(0), "{}", row.name);
+        assert!(client.ask().unwrap().ends_with(GREETING));
+        fellow.wait_for("the resumed handshake", |line| {
+            field(line, "event").as_deref() == Some("proven")
+                && field(line, "resumed").as_deref() == Some("true")
+        });
     }
 }
 
