@@ -16,15 +16,30 @@ pub enum Role {
     Signer,
     /// An operator.
     Admin,
+    /// The central KMS server.
+    Central,
+    /// A program that has operations done with managed keys.
+    Client,
 }
 
 impl Role {
+    /// Each of them.
+    const ALL: &'static [Self] = &[
+        Self::Proxy,
+        Self::Signer,
+        Self::Admin,
+        Self::Central,
+        Self::Client,
+    ];
+
     /// The path segment that stands for the role.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Proxy => "proxy",
             Self::Signer => "signer",
             Self::Admin => "admin",
+            Self::Central => "central",
+            Self::Client => "client",
         }
     }
 }
@@ -53,7 +68,7 @@ pub enum IdentityError {
     #[error("the trust domain must be lower-case letters, digits, `.`, `_` and `-`")]
     TrustDomain,
     /// The path is not `/ROLE/NAME`.
-    #[error("the path must be /ROLE/NAME with role proxy, signer or admin")]
+    #[error("the path must be /ROLE/NAME with role proxy, signer, admin, central or client")]
     Path,
 }
 
@@ -94,8 +109,9 @@ impl FromStr for Identity {
             return Err(IdentityError::TrustDomain);
         }
         let (role, name) = path.split_once('/').ok_or(IdentityError::Path)?;
-        let role = [Role::Proxy, Role::Signer, Role::Admin]
-            .into_iter()
+        let role = Role::ALL
+            .iter()
+            .copied()
             .find(|known| known.as_str() == role)
             .ok_or(IdentityError::Path)?;
         if name.is_empty() || name == "." || name == ".." || !name.chars().all(is_name) {

@@ -154,6 +154,9 @@ const ONLY: &[(&str, &[&str])] = &[
             "keyhaven-xtask",
         ],
     ),
+    ("redb", &["keyhaven-kms", "keyhaven-kms-central"]),
+    ("etcd-client", &["keyhaven-kms-central"]),
+    ("keyhaven-kms-central", &["keyhaven-tests", "keyhaven-bench"]),
     ("keyhaven-signer", &["keyhaven-tests"]),
     ("keyhaven-proxy", &["keyhaven-tests"]),
 ];
@@ -166,10 +169,16 @@ const NEVER: &[(&str, &[&str])] = &[
             "keyhaven-hsm",
             "keyhaven-handshake",
             "keyhaven-signer",
+            "keyhaven-kms",
             "cryptoki",
         ],
     ),
-    ("keyhaven-signer", &["keyhaven-proxy"]),
+    ("keyhaven-signer", &["keyhaven-proxy", "keyhaven-kms-central"]),
+    ("keyhaven-kms", &["keyhaven-handshake", "keyhaven-signer"]),
+    (
+        "keyhaven-kms-central",
+        &["keyhaven-handshake", "keyhaven-signer"],
+    ),
     (
         "keyhaven-hsm",
         &["keyhaven-wire", "keyhaven-service", "rustls"],
