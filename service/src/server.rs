@@ -351,5 +351,14 @@ fn kind(request: &Request) -> &'static str {
         Request::Refuse(_) => "refuse",
         Request::Rekey(_) => "rekey",
         Request::Ping => "ping",
+        Request::Operate(_) => "operate",
+        Request::OperateSigned(_) => "operate-signed",
+        Request::OperatePassed(_) => "operate-passed",
+        Request::Lookup(_) => "lookup",
+        Request::Follow(_) => "follow",
+        Request::Fetch(_) => "fetch",
+        Request::Lease(_) => "lease",
+        Request::Status => "status",
+        Request::Admin(_) => "admin",
     }
 }

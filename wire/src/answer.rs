@@ -6,6 +6,7 @@
 
 use keyhaven_types::Direction;
 
+use crate::kms::{BatchBody, SignedBatch};
 use crate::message::{Binding, ConnectionId, HandshakeId, Next, Reply, Request};
 
 /// What the reply to one request must look like.
@@ -27,6 +28,16 @@ enum Kind {
         generation: u32,
     },
     Pong,
+    /// With as many as there were operations.
+    Results(usize),
+    Found,
+    Changes {
+        after: u64,
+    },
+    Fetched,
+    Leased([u8; 16]),
+    Status,
+    Admin,
 }
 
 impl Expected {
@@ -51,13 +62,33 @@ impl Expected {
                 generation: rekey.generation,
             },
             Request::Ping => Kind::Pong,
+            Request::Operate(batch) => Kind::Results(batch.tasks.len()),
+            Request::OperateSigned(batch) => Kind::Results(tasks_in(batch)),
+            Request::OperatePassed(passed) => Kind::Results(passed.which.len()),
+            Request::Lookup(_) => Kind::Found,
+            Request::Follow(follow) => Kind::Changes {
+                after: follow.after,
+            },
+            Request::Fetch(_) => Kind::Fetched,
+            Request::Lease(lease) => Kind::Leased(lease.nonce),
+            Request::Status => Kind::Status,
+            Request::Admin(_) => Kind::Admin,
         })
     }
 
     /// Whether this reply answers that request. An error code answers every request.
     pub fn accepts(&self, reply: &Reply) -> bool {
         match (self.0, reply) {
-            (_, Reply::Error(_)) | (Kind::Noted, Reply::Noted) | (Kind::Pong, Reply::Pong) => true,
+            (_, Reply::Error(_))
+            | (Kind::Noted, Reply::Noted)
+            | (Kind::Pong, Reply::Pong)
+            | (Kind::Found, Reply::Found(_))
+            | (Kind::Fetched, Reply::Fetched(_))
+            | (Kind::Status, Reply::Status(_))
+            | (Kind::Admin, Reply::Admin(_)) => true,
+            (Kind::Results(tasks), Reply::Results(results)) => results.len() == tasks,
+            (Kind::Changes { after }, Reply::Changes(changes)) => changes.through >= after,
+            (Kind::Leased(nonce), Reply::Leased(grant)) => grant.nonce == nonce,
             (
                 Kind::Handshake {
                     binding,
@@ -88,4 +119,9 @@ impl Expected {
             _ => false,
         }
     }
+}
+
+/// How many operations a signed batch holds; 0, which no reply fits, when it cannot be read.
+fn tasks_in(batch: &SignedBatch) -> usize {
+    postcard::from_bytes::<BatchBody>(&batch.body).map_or(0, |body| body.tasks.len())
 }

@@ -6,6 +6,7 @@
 use keyhaven_types::TlsVersion;
 use serde::{Serialize, de::DeserializeOwned};
 
+use crate::kms;
 use crate::message::{
     CLIENT_HELLO_BYTES_MAX, CONTINUE_BYTES_MAX, ClientCertificate, Continue, Established,
     HandshakeReply, Locked, Next, REKEY_STATE_BYTES_MAX, Rekey, Rekeyed, Reply, Request, Start,
@@ -60,7 +61,15 @@ impl Message for Request {
             Self::Start(start) => start.validate(),
             Self::Continue(next) => next.validate(),
             Self::Rekey(rekey) => rekey.validate(),
-            Self::Outcome(_) | Self::Refuse(_) | Self::Ping => Ok(()),
+            Self::Outcome(_) | Self::Refuse(_) | Self::Ping | Self::Status => Ok(()),
+            Self::Operate(batch) => batch.validate(),
+            Self::OperateSigned(batch) => batch.validate(),
+            Self::OperatePassed(passed) => passed.validate(),
+            Self::Lookup(lookup) => lookup.validate(),
+            Self::Follow(follow) => follow.validate(),
+            Self::Fetch(fetch) => fetch.validate(),
+            Self::Lease(_) => Ok(()),
+            Self::Admin(ask) => ask.validate(),
         }
     }
 }
@@ -75,7 +84,14 @@ impl Message for Reply {
                 "record",
                 "1 to 64 bytes",
             ),
-            Self::Noted | Self::Pong | Self::Error(_) => Ok(()),
+            Self::Results(results) => kms::validate_results(results),
+            Self::Found(found) => found.validate(),
+            Self::Changes(changes) => changes.validate(),
+            Self::Fetched(fetched) => fetched.validate(),
+            Self::Leased(grant) => grant.validate(),
+            Self::Status(status) => status.validate(),
+            // What an operator's program is told by central is bounded by the frame.
+            Self::Admin(_) | Self::Noted | Self::Pong | Self::Error(_) => Ok(()),
         }
     }
 }
@@ -280,7 +296,7 @@ fn protected_records(mut bytes: &[u8]) -> Option<u64> {
     bytes.is_empty().then_some(records)
 }
 
-fn check(holds: bool, field: &'static str, rule: &'static str) -> Result<(), Invalid> {
+pub(crate) fn check(holds: bool, field: &'static str, rule: &'static str) -> Result<(), Invalid> {
     if holds {
         Ok(())
     } else {

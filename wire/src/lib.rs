@@ -6,6 +6,7 @@
 mod answer;
 mod bounds;
 mod frame;
+pub mod kms;
 pub mod lock;
 mod message;
 

@@ -6,6 +6,12 @@
 use keyhaven_types::{AeadAlgorithm, CustodyLevel, Direction, Secret, TlsVersion};
 use serde::{Deserialize, Serialize};
 
+use crate::kms::{
+    Batch, Changes, Fetch, Fetched, Follow, Found, LeaseGrant, LeaseRequest, Lookup, PassedOn,
+    SignedBatch, SiteStatus, TaskResult,
+    admin::{Answer, Ask},
+};
+
 /// ALPN of the channel; the number changes when old and new programs can no longer talk.
 pub const ALPN: &[u8] = b"keyhaven/1";
 /// The largest frame payload in bytes, either way.
@@ -29,7 +35,7 @@ pub struct ConnectionId(pub [u8; 32]);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Binding(pub [u8; 32]);
 
-/// What a proxy asks.
+/// What can be asked on the channel.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Request {
     /// Begin a handshake with the client's first records.
@@ -44,6 +50,24 @@ pub enum Request {
     Rekey(Rekey),
     /// Ask whether the signer can serve: it answers after its token has signed.
     Ping,
+    /// Have operations done with managed keys.
+    Operate(Batch),
+    /// The same, signed by the caller: the server may pass operations on.
+    OperateSigned(SignedBatch),
+    /// Between signers: operations that were passed on.
+    OperatePassed(PassedOn),
+    /// Ask which servers can do an operation with a key.
+    Lookup(Lookup),
+    /// Site to central: what changed.
+    Follow(Follow),
+    /// Site to central, or to a peer: one key.
+    Fetch(Fetch),
+    /// Site to central: may it go on serving.
+    Lease(LeaseRequest),
+    /// Site to site: how are you.
+    Status,
+    /// Operator to central.
+    Admin(Box<Ask>),
 }
 
 /// Begins a handshake.
@@ -117,6 +141,21 @@ pub enum Reply {
     Pong,
     /// To anything that could not be done.
     Error(ErrorCode),
+    /// To [`Request::Operate`], [`Request::OperateSigned`] and [`Request::OperatePassed`]: one for each operation
+    /// that was asked for, in that order.
+    Results(Vec<TaskResult>),
+    /// To [`Request::Lookup`].
+    Found(Found),
+    /// To [`Request::Follow`].
+    Changes(Changes),
+    /// To [`Request::Fetch`].
+    Fetched(Fetched),
+    /// To [`Request::Lease`].
+    Leased(LeaseGrant),
+    /// To [`Request::Status`].
+    Status(Box<SiteStatus>),
+    /// To [`Request::Admin`].
+    Admin(Box<Answer>),
 }
 
 /// One step of a handshake, done.
@@ -273,6 +312,14 @@ pub enum ErrorCode {
     /// Something failed inside the signer.
     #[error("the signer failed")]
     Internal,
+    /// Central's history is behind what the asking site has seen, or another one: a store was restored or edited.
+    #[error(
+        "central's history is not the one that was seen before: its store was restored or edited"
+    )]
+    History,
+    /// The asking site is not enrolled, or was thrown out.
+    #[error("this site is not enrolled")]
+    NotEnrolled,
 }
 
 impl Start {

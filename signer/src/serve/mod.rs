@@ -213,6 +213,7 @@ impl Handler for Signer {
             Request::Refuse(request) => self.refuse(&caller, &request),
             Request::Rekey(request) => self.rekey(caller, request).await,
             Request::Ping => self.ping().await,
+            _ => Reply::Error(ErrorCode::Denied),
         }
     }
 
