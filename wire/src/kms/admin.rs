@@ -9,7 +9,7 @@ use keyhaven_types::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    records::{ClassRecord, Grant, Head, Held, KeyRecord, Manifest, Scope, SiteRecord},
+    records::{ClassRecord, Grant, Head, Held, KeyRecord, Manifest, Scope, Signed, SiteRecord},
     replication::KeyRef,
 };
 
@@ -233,6 +233,8 @@ pub enum Answer {
     Classes {
         /// Every one.
         classes: Vec<ClassRecord>,
+        /// The same, signed, for the ceremony at central's token.
+        signed: Vec<Signed>,
         /// Key-encryption keys that are not yet taken.
         pool: Vec<(Purpose, u32)>,
     },
