@@ -7,7 +7,7 @@
 use std::path::PathBuf;
 
 use cryptoki::error::Error as CryptokiError;
-use keyhaven_types::{HashAlgorithm, KeyAlgorithm, NamedGroup, SignatureScheme};
+use keyhaven_types::{HashAlgorithm, KeyAlgorithm, KeyKind, NamedGroup, SignatureScheme};
 
 use crate::{FaultClass, TokenFault};
 
@@ -157,6 +157,52 @@ pub enum Error {
         /// The return value.
         source: TokenFault,
     },
+    /// A module does not enforce what its role among the holders of managed keys rests on.
+    #[error(
+        "module `{module}` cannot be {role}: it does not {}; use another module for this role",
+        .failed.join(", does not ")
+    )]
+    RoleRefused {
+        /// `central` or `a site`.
+        role: &'static str,
+        /// The module's family.
+        module: String,
+        /// What it was seen not to do, each a verb phrase.
+        failed: Vec<String>,
+    },
+    /// The module makes such keys but gives none of them wrapped.
+    #[error(
+        "module `{module}` does not wrap keys of kind {kind}, so that no site could get one; choose another kind"
+    )]
+    Unwrappable {
+        /// The kind.
+        kind: KeyKind,
+        /// The module's family.
+        module: String,
+    },
+    /// The token has no such key-encryption key.
+    #[error("token `{token}` has no {kek}")]
+    KekNotFound {
+        /// The token's label.
+        token: String,
+        /// What is missing.
+        kek: String,
+    },
+    /// A wrapped key or a ciphertext does not open: altered, or made with another key. Whoever gave it is to blame; the
+    /// token was seen to be well.
+    #[error("{operation} failed: what was given is altered, or made with another key")]
+    Blob {
+        /// What was being done.
+        operation: &'static str,
+    },
+    /// A wrapped key opened and is another one than its record says. It was destroyed.
+    #[error("the wrapped key given for {key} is another key: {reason}")]
+    Substituted {
+        /// The key's id.
+        key: String,
+        /// How it shows.
+        reason: &'static str,
+    },
     /// A PKCS#11 call failed.
     #[error("{operation} failed in token `{token}`")]
     Token {
@@ -268,6 +314,7 @@ impl Error {
         if let Self::Token { token, .. }
         | Self::TokenUnavailable { token, .. }
         | Self::Answer { token, .. }
+        | Self::KekNotFound { token, .. }
         | Self::Derivation { token, .. } = &mut self
             && token.is_empty()
         {

@@ -18,6 +18,7 @@ mod hold;
 mod hybrid;
 mod kdf;
 mod key;
+pub mod managed;
 mod module;
 mod percent;
 mod pin;

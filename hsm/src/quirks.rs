@@ -41,6 +41,9 @@ pub(crate) struct Quirks {
     ephemeral_private: bool,
     /// What a secret must be to be wrapped.
     pub(crate) wrappable: &'static [Wrappable],
+    /// It makes a shorter AES key of a longer one when it is told CKA_VALUE_LEN at unwrapping, so that a template has to
+    /// say the length. Others refuse the attribute there, as the standard says.
+    pub(crate) unwraps_cut: bool,
     /// Groups, cheapest first.
     pub(crate) group_order: [NamedGroup; 3],
     /// The module is known to keep derived secrets in the host's memory, whatever its attributes say.
@@ -255,6 +258,7 @@ static STANDARD: Quirks = Quirks {
     guards: &[Guards::Full, Guards::UsagesAlone],
     ephemeral_private: false,
     wrappable: &[Wrappable::Extractable, Wrappable::AsItIs],
+    unwraps_cut: false,
     group_order: P256_FIRST,
     derives_in_host: false,
 };
@@ -296,6 +300,7 @@ static TABLE: [Quirks; 6] = [
         wrap: &[Wrap::Kwp],
         guards: &[Guards::Full],
         wrappable: &[Wrappable::Extractable],
+        unwraps_cut: true,
         group_order: X25519_FIRST,
         ..STANDARD
     },

@@ -18,7 +18,7 @@ use cryptoki_sys::{
 use super::{Operation, Raw, Result, bare, function, object, written};
 
 /// One attribute of a template.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum Item {
     /// As cryptoki knows it.
     Plain(Attribute),
@@ -64,10 +64,22 @@ impl Raw {
         key: ObjectHandle,
         out: &mut [u8],
     ) -> Result<usize> {
+        self.wrap_with(session, bare(id), wrapping, key, out)
+    }
+
+    /// C_WrapKey. What the mechanism's parameters point at is borrowed by the callers past this call.
+    pub(super) fn wrap_with(
+        &self,
+        session: &Session,
+        mut mechanism: CK_MECHANISM,
+        wrapping: ObjectHandle,
+        key: ObjectHandle,
+        out: &mut [u8],
+    ) -> Result<usize> {
         let wrap = function(self.list.C_WrapKey)?;
-        let mut mechanism = bare(id);
         let mut len = out.len() as CK_ULONG;
-        // SAFETY: the buffer is given with its length; the mechanism has no parameters.
+        // SAFETY: the buffer is given with its length; the mechanism's parameters are borrowed by the caller past this
+        // call.
         let rv = unsafe {
             wrap(
                 session.handle(),
@@ -110,13 +122,26 @@ impl Raw {
     fn unwrap_with(
         &self,
         session: &Session,
-        mut mechanism: CK_MECHANISM,
+        mechanism: CK_MECHANISM,
         unwrapping: ObjectHandle,
         wrapped: &[u8],
         template: &[Attribute],
     ) -> Result<ObjectHandle> {
-        let unwrap = function(self.list.C_UnwrapKey)?;
         let mut template: Vec<CK_ATTRIBUTE> = template.iter().map(CK_ATTRIBUTE::from).collect();
+        self.unwrap_as(session, mechanism, unwrapping, wrapped, &mut template)
+    }
+
+    /// C_UnwrapKey. The attributes, and what the mechanism's parameters point at, are borrowed by the callers past this
+    /// call.
+    pub(super) fn unwrap_as(
+        &self,
+        session: &Session,
+        mut mechanism: CK_MECHANISM,
+        unwrapping: ObjectHandle,
+        wrapped: &[u8],
+        template: &mut [CK_ATTRIBUTE],
+    ) -> Result<ObjectHandle> {
+        let unwrap = function(self.list.C_UnwrapKey)?;
         let mut handle = 0;
         // SAFETY: the blob and the template's values are borrowed past the call, and so are the mechanism's parameters
         // by the caller; the module writes to neither of the first two.
@@ -194,7 +219,7 @@ impl Raw {
 
 /// Calls `f` with the attributes that stand for the items. They point into the items and into what is kept here
 /// until `f` has returned.
-fn with_template<T>(items: &[Item], f: impl FnOnce(&mut [CK_ATTRIBUTE]) -> T) -> T {
+pub(super) fn with_template<T>(items: &[Item], f: impl FnOnce(&mut [CK_ATTRIBUTE]) -> T) -> T {
     let mut nested: Vec<Vec<CK_ATTRIBUTE>> = items
         .iter()
         .map(|item| match item {

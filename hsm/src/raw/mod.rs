@@ -10,6 +10,8 @@
 )]
 
 mod keys;
+#[allow(dead_code, reason = "central and the sites follow")]
+mod objects;
 mod operation;
 
 use std::{
@@ -33,6 +35,8 @@ use cryptoki_sys::{
 };
 
 pub(crate) use keys::Item;
+#[allow(unused_imports, reason = "central and the sites follow")]
+pub(crate) use objects::Way;
 
 use operation::Operation;
 

@@ -1,0 +1,55 @@
+//! Managed keys in tokens: born and wrapped at central, unwrapped and used at the sites.
+//!
+//! Which key may be used by whom and until when is decided in `kms`; records and classes are not known here. `template`
+//! has every attribute that a managed key or a key that wraps one gets, `kcv` binds secrets to their records.
+//! Invariant: a managed key has the usages of its one purpose wherever it is an object, and leaves a token only
+//! wrapped under a key that the security officer has marked as trusted.
+
+#[allow(dead_code, reason = "central and the sites follow")]
+pub(crate) mod kcv;
+#[allow(dead_code, reason = "central and the sites follow")]
+pub(crate) mod template;
+
+use keyhaven_types::{KeyId, KeyKind, Purpose};
+
+pub use crate::Error;
+
+/// What tells one key from all others without telling the key: the record has it, and every token that unwraps a
+/// blob compares.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PublicPart {
+    /// Of a pair: DER SubjectPublicKeyInfo.
+    Spki(Vec<u8>),
+    /// Of a secret: a key check value, the same in every token. It says nothing about the key but whether two are the
+    /// same.
+    Kcv([u8; 8]),
+}
+
+/// Which key it is about, as its record says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Spec {
+    /// The key.
+    pub id: KeyId,
+    /// Its version, from 1.
+    pub version: u32,
+    /// The kind of its material.
+    pub kind: KeyKind,
+    /// The one thing that it is for.
+    pub purpose: Purpose,
+}
+
+impl Spec {
+    /// Whether such a key can be: a kind has the purposes that it can serve.
+    ///
+    /// # Errors
+    /// [`Error::UnsupportedKey`].
+    pub fn check(&self) -> Result<(), Error> {
+        if self.kind.serves(self.purpose) {
+            return Ok(());
+        }
+        Err(Error::UnsupportedKey {
+            key: self.id.to_string(),
+            reason: format!("a key of kind {} is not for {}", self.kind, self.purpose),
+        })
+    }
+}
