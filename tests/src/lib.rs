@@ -13,6 +13,7 @@ pub mod crowd;
 pub mod daemon;
 pub mod dialogue;
 pub mod http;
+pub mod kms;
 pub mod matrix;
 pub mod overheard;
 pub mod pki;

@@ -1,0 +1,126 @@
+//! A KMS client over a real connection: it says what it wants and shows what came.
+
+use std::net::SocketAddr;
+
+use keyhaven_types::{Operation, SignatureScheme};
+use keyhaven_wire::kms::{
+    Batch, Done, Found, KeyRef, Lookup, SiteStatus, Task, TaskError, TaskResult,
+};
+use keyhaven_wire::{Reply, Request};
+
+use crate::channel::Caller;
+use crate::pki::Pair;
+
+/// A client with one connection.
+pub struct Kms {
+    caller: Caller,
+}
+
+impl Kms {
+    /// Connects.
+    pub fn connect(server: SocketAddr, pair: &Pair) -> Kms {
+        Kms {
+            caller: Caller::connect(server, Some(pair)),
+        }
+    }
+
+    /// Asks anything.
+    ///
+    /// # Panics
+    /// When the connection breaks.
+    pub fn ask(&mut self, request: &Request) -> Reply {
+        self.caller
+            .call(request)
+            .unwrap_or_else(|error| panic!("no answer: {error}"))
+    }
+
+    /// Asks anything, on a connection that may break.
+    pub fn try_ask(&mut self, request: &Request) -> std::io::Result<Reply> {
+        self.caller.call(request)
+    }
+
+    /// Has operations done.
+    pub fn operate(&mut self, tasks: Vec<Task>) -> Vec<TaskResult> {
+        match self.ask(&Request::Operate(Batch { tasks })) {
+            Reply::Results(results) => results,
+            other => panic!("no results: {other:?}"),
+        }
+    }
+
+    /// Has one operation done.
+    pub fn one(&mut self, task: Task) -> Result<Done, TaskError> {
+        let mut results = self.operate(vec![task]);
+        results.pop().expect("one for each task").outcome
+    }
+
+    /// A signature by a P-256 key.
+    pub fn sign(&mut self, key: &str, message: &[u8]) -> Result<Vec<u8>, TaskError> {
+        let task = Task::Sign {
+            key: named(key),
+            scheme: SignatureScheme::EcdsaSecp256r1Sha256,
+            message: message.to_vec(),
+        };
+        self.one(task).map(|done| match done {
+            Done::Signature { signature, .. } => signature,
+            other => panic!("no signature: {other:?}"),
+        })
+    }
+
+    /// An HMAC.
+    pub fn mac(&mut self, key: &str, message: &[u8]) -> Result<Vec<u8>, TaskError> {
+        let task = Task::Mac {
+            key: named(key),
+            message: message.to_vec(),
+        };
+        self.one(task).map(|done| match done {
+            Done::Mac { mac, .. } => mac,
+            other => panic!("no HMAC: {other:?}"),
+        })
+    }
+
+    /// Who can.
+    pub fn lookup(&mut self, key: &str, operation: Operation) -> Found {
+        let lookup = Lookup {
+            key: named(key),
+            operation,
+            caller: None,
+        };
+        match self.ask(&Request::Lookup(lookup)) {
+            Reply::Found(found) => found,
+            other => panic!("no answer to a lookup: {other:?}"),
+        }
+    }
+
+    /// How a site is; for its peers.
+    pub fn status(&mut self) -> SiteStatus {
+        match self.ask(&Request::Status) {
+            Reply::Status(status) => *status,
+            other => panic!("no status: {other:?}"),
+        }
+    }
+}
+
+/// A key by its name.
+pub fn named(key: &str) -> KeyRef {
+    KeyRef::Name(key.parse().expect("a name"))
+}
+
+/// What was done.
+///
+/// # Panics
+/// When it was not.
+pub fn done(result: &TaskResult) -> &Done {
+    match &result.outcome {
+        Ok(done) => done,
+        Err(error) => panic!("not done: {error}"),
+    }
+}
+
+/// The sites that a lookup names, in its order.
+pub fn server_of(found: &Found) -> Vec<&str> {
+    found
+        .servers
+        .iter()
+        .map(|server| server.site.as_str())
+        .collect()
+}
