@@ -32,9 +32,6 @@ pub(crate) fn managed(quirks: &Quirks, purpose: Purpose, home: Home) -> Vec<Attr
     ]);
     if home == Home::Central {
         template.push(Attribute::WrapWithTrusted(true));
-        // Purposes whose usages are the same are told apart by it: it is asked for by the WRAP_TEMPLATE of every
-        // class's key, and cannot be changed afterwards.
-        template.push(purpose_label(purpose));
     }
     template.extend(usages(purpose));
     if is_aes(purpose) && quirks.unwraps_cut {
@@ -152,7 +149,6 @@ pub(crate) fn site_kek(
 fn wrappable(purpose: Purpose) -> Vec<Attribute> {
     let mut template = kind_of(purpose);
     template.push(Attribute::WrapWithTrusted(true));
-    template.push(purpose_label(purpose));
     template.extend(usages(purpose));
     template
 }
@@ -325,10 +321,6 @@ fn usages(purpose: Purpose) -> Vec<Attribute> {
         .iter()
         .map(|usage| usage(granted.contains(&usage(true))))
         .collect()
-}
-
-fn purpose_label(purpose: Purpose) -> Attribute {
-    Attribute::Label(format!("keyhaven-{purpose}").into_bytes())
 }
 
 fn is_aes(purpose: Purpose) -> bool {
