@@ -2,13 +2,16 @@
 
 use std::net::SocketAddr;
 
+use aws_lc_rs::rand::SystemRandom;
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair};
 use keyhaven_types::{Operation, SignatureScheme};
 use keyhaven_wire::kms::{
-    Batch, Done, Found, KeyRef, Lookup, SiteStatus, Task, TaskError, TaskResult,
+    Batch, BatchBody, Done, Found, KeyRef, Lookup, SignedBatch, SiteStatus, Task, TaskError,
+    TaskResult, batch_text,
 };
 use keyhaven_wire::{Reply, Request};
 
-use crate::channel::Caller;
+use crate::channel::{Caller, load};
 use crate::pki::Pair;
 
 /// A client with one connection.
@@ -42,6 +45,14 @@ impl Kms {
     /// Has operations done.
     pub fn operate(&mut self, tasks: Vec<Task>) -> Vec<TaskResult> {
         match self.ask(&Request::Operate(Batch { tasks })) {
+            Reply::Results(results) => results,
+            other => panic!("no results: {other:?}"),
+        }
+    }
+
+    /// Has operations done, with leave to pass them on.
+    pub fn operate_signed(&mut self, batch: SignedBatch) -> Vec<TaskResult> {
+        match self.ask(&Request::OperateSigned(batch)) {
             Reply::Results(results) => results,
             other => panic!("no results: {other:?}"),
         }
@@ -123,4 +134,48 @@ pub fn server_of(found: &Found) -> Vec<&str> {
         .iter()
         .map(|server| server.site.as_str())
         .collect()
+}
+
+/// A batch signed by the client whose files these are, for one server.
+///
+/// # Panics
+/// When the files cannot be used.
+pub fn sign_batch(pair: &Pair, caller: &str, server: &str, tasks: Vec<Task>) -> SignedBatch {
+    let body = BatchBody {
+        caller: caller.parse().expect("an identity"),
+        server: server.parse().expect("an identity"),
+        nonce: random(),
+        expires_ms: now_ms() + 30_000,
+        tasks,
+    };
+    sign_body(pair, &body)
+}
+
+/// Signs what a caller says, whatever it says.
+pub fn sign_body(pair: &Pair, body: &BatchBody) -> SignedBatch {
+    let (chain, key) = load(pair);
+    let key = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, key.secret_der())
+        .expect("the tests' identities have keys on P-256");
+    let body = postcard::to_stdvec(body).expect("a batch can be written");
+    let signature = key
+        .sign(&SystemRandom::new(), &batch_text(&body))
+        .expect("the system gives random bytes");
+    SignedBatch {
+        chain: chain.iter().map(|der| der.to_vec()).collect(),
+        body,
+        scheme: SignatureScheme::EcdsaSecp256r1Sha256,
+        signature: signature.as_ref().to_vec(),
+    }
+}
+
+fn random() -> [u8; 16] {
+    let mut bytes = [0; 16];
+    aws_lc_rs::rand::fill(&mut bytes).expect("the system gives random bytes");
+    bytes
+}
+
+/// Milliseconds since 1970.
+pub fn now_ms() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    u64::try_from(since.expect("the clock is right").as_millis()).expect("not so far in the future")
 }

@@ -31,7 +31,7 @@ pub struct Central {
 }
 
 /// What it keeps its state in.
-pub enum CentralStore {
+pub(super) enum CentralStore {
     /// A file.
     Redb,
     /// etcd, with these lines in `[store]`.

@@ -9,7 +9,7 @@ mod net;
 mod site;
 mod world;
 
-pub use ask::{Kms, done, named, server_of};
+pub use ask::{Kms, done, named, now_ms, server_of, sign_batch, sign_body};
 pub use central::Central;
 pub use etcd_world::EtcdWorld;
 pub use net::Net;
