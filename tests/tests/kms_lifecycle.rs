@@ -12,11 +12,10 @@ use rcgen::KeyPair;
 use serde_json::Value;
 
 fn one_site() -> World {
-    let world = world()
+    world()
         .class(Class::new("all", &["eu"]))
         .site("fra", "eu")
-        .start();
-    world
+        .start()
 }
 
 /// Creates a key for everything that its purpose allows.
