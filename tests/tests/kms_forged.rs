@@ -1,5 +1,7 @@
 //! What a peer, a store's writer or a stranger says is believed only when central has signed it.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use std::net::TcpListener;
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
@@ -23,7 +25,7 @@ impl FalsePeer {
         let listener = TcpListener::bind(node.address).expect("its signer was ended");
         let config = Arc::new(keyhaven_tests::channel::server_config(&node.pair));
         let fetched: Arc<Mutex<Option<Fetched>>> = Arc::default();
-        let (tell, asked) = mpsc::channel();
+        let (tell, asked) = mpsc::sync_channel(64);
         let told = fetched.clone();
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
@@ -44,7 +46,7 @@ impl FalsePeer {
                                 Request::Ping => Reply::Pong,
                                 Request::Status => Reply::Status(Box::new(status.clone())),
                                 Request::Fetch(_) => {
-                                    let _ = tell.send(());
+                                    let _ = tell.try_send(());
                                     match told.lock().expect("whole").clone() {
                                         Some(fetched) => Reply::Fetched(fetched),
                                         None => Reply::Error(keyhaven_wire::ErrorCode::Denied),

@@ -1,5 +1,7 @@
 //! A clear key is nowhere but in tokens: not in a file of central or a site, not in a frame, not in a log.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 

@@ -4,6 +4,7 @@
 
 mod ask;
 mod central;
+mod edge;
 mod etcd_world;
 mod net;
 mod site;
@@ -11,6 +12,7 @@ mod world;
 
 pub use ask::{Kms, done, named, now_ms, server_of, sign_batch, sign_body};
 pub use central::Central;
+pub use edge::Edge;
 pub use etcd_world::EtcdWorld;
 pub use net::Net;
 pub use site::SiteNode;
