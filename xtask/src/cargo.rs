@@ -40,15 +40,26 @@ pub struct Programs {
 impl Programs {
     /// Builds `signer`, `signer-admin` and `proxy`.
     pub fn build(release: bool, interrupt: &Interrupt) -> Result<Programs, Error> {
+        Self::build_packages(&["keyhaven-signer", "keyhaven-proxy"], release, interrupt)
+    }
+
+    /// The same, and `kms-central`.
+    pub fn build_kms(release: bool, interrupt: &Interrupt) -> Result<Programs, Error> {
+        let packages = ["keyhaven-signer", "keyhaven-proxy", "keyhaven-kms-central"];
+        Self::build_packages(&packages, release, interrupt)
+    }
+
+    fn build_packages(
+        packages: &[&str],
+        release: bool,
+        interrupt: &Interrupt,
+    ) -> Result<Programs, Error> {
         let mut build = cargo();
-        build.args([
-            "build",
-            "--package",
-            "keyhaven-signer",
-            "--package",
-            "keyhaven-proxy",
-            "--bins",
-        ]);
+        build.arg("build");
+        for package in packages {
+            build.args(["--package", package]);
+        }
+        build.arg("--bins");
         if release {
             build.arg("--release");
         }

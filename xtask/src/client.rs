@@ -66,6 +66,8 @@ pub struct Answer {
     pub resumed: bool,
     /// The whole answer.
     pub text: String,
+    /// The server's certificate, DER.
+    pub leaf: Vec<u8>,
 }
 
 /// What a handshake came to.
@@ -185,7 +187,9 @@ impl Client {
             .conn
             .negotiated_cipher_suite()
             .map(|suite| format!("{:?}", suite.suite()));
+        let chain = stream.conn.peer_certificates().unwrap_or_default();
         Ok(Answer {
+            leaf: chain.first().map(|leaf| leaf.to_vec()).unwrap_or_default(),
             suite: suite.unwrap_or_default(),
             group: group_name(&stream.conn),
             resumed: is_resumed(&stream.conn),

@@ -62,6 +62,9 @@ struct Demo {
     /// key schedule.
     #[arg(long, value_name = "NAME", default_value = "softhsm2", value_parser = row_names())]
     token: String,
+    /// The distributed KMS instead: central, three sites in three regions with a token each, two proxies.
+    #[arg(long, conflicts_with_all = ["token", "tls_key", "listen"])]
+    kms: bool,
     /// Prove that it works, stop everything, and exit.
     #[arg(long)]
     once: bool,
@@ -127,6 +130,9 @@ fn run(verb: Verb) -> Result<(), Error> {
         Verb::Demo(options) => {
             // The command line took no other name.
             let row = Row::named(&options.token).unwrap_or(SOFTHSM2);
+            if options.kms {
+                return verbs::demo::kms::run(&options.into(), &interrupt);
+            }
             verbs::demo::run_on(row, &options.into(), &interrupt)
         }
         Verb::Test => verbs::test::run(&interrupt),

@@ -110,6 +110,30 @@ pub const SOFTHSM_PLACES: &[&str] = &[
     "/opt/homebrew/lib/softhsm/libsofthsm2.so",
 ];
 
+/// What building central's etcd client needs.
+pub const PROTOC: &[Need] = &[
+    Need {
+        sign: Sign::Program("protoc"),
+        package: "protobuf-compiler",
+    },
+    Need {
+        sign: Sign::File(&["/usr/include/google/protobuf/any.proto"]),
+        package: "libprotobuf-dev",
+    },
+];
+
+/// A real etcd, for central's tests.
+pub const ETCD: &[Need] = &[
+    Need {
+        sign: Sign::Program("etcd"),
+        package: "etcd-server",
+    },
+    Need {
+        sign: Sign::Program("etcdctl"),
+        package: "etcd-client",
+    },
+];
+
 /// Tokens of several kinds, with the programs that prepare them.
 pub const TOKENS: &[Need] = &[
     SOFTHSM,

@@ -8,6 +8,7 @@ mod folder;
 mod helpers;
 mod home;
 mod kind;
+mod kms;
 mod pki;
 mod token;
 
@@ -16,6 +17,7 @@ use std::{ffi::OsString, net::SocketAddr, path::PathBuf, process::Command};
 pub use config::{SiteOptions, Tickets, write as write_configs};
 pub use folder::Folder;
 pub use kind::{Kind, ROWS, Row, SOFTHSM2};
+pub use kms::{Kms, KmsSite, spiffe};
 pub use pki::{issue_identities, issue_site_certificate};
 pub use token::{Algorithm, Token, Tokens};
 

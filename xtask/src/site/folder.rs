@@ -57,7 +57,7 @@ impl Folder {
                 other => other.map_err(failed("remove", &entry))?,
             }
         }
-        for folder in [TOKENS, PKI, LOGS] {
+        for folder in [TOKENS, PKI, LOGS, KMS] {
             make_private(&path.join(folder))?;
         }
         Ok(Folder { path, _lock: lock })
@@ -100,6 +100,16 @@ impl Folder {
         self.path.join(format!("{daemon}.toml"))
     }
 
+    /// A file of the KMS.
+    pub fn kms(&self, name: &str) -> PathBuf {
+        self.kms_dir().join(name)
+    }
+
+    /// The folder of the KMS: configurations, stores, requests.
+    pub fn kms_dir(&self) -> PathBuf {
+        self.path.join(KMS)
+    }
+
     /// A daemon's log.
     pub fn log(&self, daemon: &str) -> PathBuf {
         self.path.join(LOGS).join(format!("{daemon}.log"))
@@ -120,6 +130,7 @@ const MARKER: &str = ".keyhaven-site";
 const TOKENS: &str = "tokens";
 const PKI: &str = "pki";
 const LOGS: &str = "log";
+const KMS: &str = "kms";
 const CSR: &str = "demo.csr";
 const CERTIFICATE: &str = "demo.pem";
 const SITE_CA: &str = "site-ca.pem";
@@ -129,6 +140,7 @@ const CONTENTS: &[&str] = &[
     TOKENS,
     PKI,
     LOGS,
+    KMS,
     CSR,
     CERTIFICATE,
     SITE_CA,

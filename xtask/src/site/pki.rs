@@ -34,9 +34,50 @@ pub fn issue_identities(folder: &Folder) -> Result<(), Error> {
 /// Makes the site's CA and signs the request that came from the token.
 pub fn issue_site_certificate(folder: &Folder, request_pem: &str) -> Result<(), Error> {
     let (ca_pem, issuer) = authority("Keyhaven demo: site CA")?;
-    let certificate = site_certificate(request_pem, &issuer).map_err(of(SERVER_NAME))?;
+    let certificate =
+        site_certificate(request_pem, SERVER_NAMES, &issuer).map_err(of(SERVER_NAME))?;
     write_file(folder.site_ca(), ca_pem)?;
     write_file(folder.certificate(), certificate)
+}
+
+/// A CA in memory: its key is never written.
+#[derive(Debug)]
+pub(super) struct Authority {
+    pem: String,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+impl Authority {
+    /// A new one.
+    pub(super) fn new(name: &str) -> Result<Authority, Error> {
+        let (pem, issuer) = authority(name)?;
+        Ok(Authority { pem, issuer })
+    }
+
+    /// Its certificate.
+    pub(super) fn pem(&self) -> &str {
+        &self.pem
+    }
+
+    /// Certificate and key of an identity.
+    pub(super) fn identity(&self, identity: &str) -> Result<(String, String), Error> {
+        identity_certificate(identity, &self.issuer).map_err(of(identity))
+    }
+
+    /// What it makes of a request, for these names.
+    pub(super) fn certify(&self, request_pem: &str, names: &[&str]) -> Result<String, Error> {
+        site_certificate(request_pem, names, &self.issuer).map_err(of(names[0]))
+    }
+}
+
+/// Writes an identity to `pki/FILE.pem` and `pki/FILE.key`.
+pub(super) fn write_pair(
+    folder: &Folder,
+    file: &str,
+    (certificate, key): &(String, String),
+) -> Result<(), Error> {
+    write_file(folder.pki(&format!("{file}.pem")), certificate)?;
+    write_private(folder.pki(&format!("{file}.key")), key)
 }
 
 fn authority(name: &str) -> Result<(String, Issuer<'static, KeyPair>), Error> {
@@ -69,12 +110,14 @@ fn identity_certificate(
 
 fn site_certificate(
     request_pem: &str,
+    names: &[&str],
     issuer: &Issuer<'_, KeyPair>,
 ) -> Result<String, rcgen::Error> {
     // A CA decides what it certifies: only the public key is taken from the request.
     let request = CertificateSigningRequestParams::from_pem(request_pem)?;
-    let names = SERVER_NAMES.iter().map(|name| (*name).to_owned()).collect();
-    let mut params = params(names, SERVER_NAME)?;
+    let common_name = names.first().copied().unwrap_or_default();
+    let names = names.iter().map(|name| (*name).to_owned()).collect();
+    let mut params = params(names, common_name)?;
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
     Ok(params.signed_by(&request.public_key, issuer)?.pem())

@@ -99,7 +99,7 @@ pub struct Token<'a> {
 }
 
 impl<'a> Token<'a> {
-    fn create(
+    pub(super) fn create(
         kind: Kind,
         name: &'static str,
         folder: &Folder,

@@ -156,7 +156,10 @@ const ONLY: &[(&str, &[&str])] = &[
     ),
     ("redb", &["keyhaven-kms", "keyhaven-kms-central"]),
     ("etcd-client", &["keyhaven-kms-central"]),
-    ("keyhaven-kms-central", &["keyhaven-tests", "keyhaven-bench"]),
+    (
+        "keyhaven-kms-central",
+        &["keyhaven-tests", "keyhaven-bench"],
+    ),
     ("keyhaven-signer", &["keyhaven-tests"]),
     ("keyhaven-proxy", &["keyhaven-tests"]),
 ];
@@ -173,7 +176,10 @@ const NEVER: &[(&str, &[&str])] = &[
             "cryptoki",
         ],
     ),
-    ("keyhaven-signer", &["keyhaven-proxy", "keyhaven-kms-central"]),
+    (
+        "keyhaven-signer",
+        &["keyhaven-proxy", "keyhaven-kms-central"],
+    ),
     ("keyhaven-kms", &["keyhaven-handshake", "keyhaven-signer"]),
     (
         "keyhaven-kms-central",

@@ -3,6 +3,7 @@
 //! Tells a story and proves each sentence of it by a request. What it starts ends with it, on every path.
 
 mod custody;
+pub(crate) mod kms;
 mod requests;
 mod resumption;
 

@@ -30,6 +30,8 @@ pub(crate) fn run(interrupt: &Interrupt) -> Result<(), Error> {
         let all: Vec<Need> = [
             NEEDS,
             packages::TOKENS,
+            packages::PROTOC,
+            packages::ETCD,
             modules::NEEDS,
             modules::NEEDS_MODERN,
         ]
@@ -134,6 +136,12 @@ const VARIANTS: &[Variant] = &[
     Variant {
         package: "keyhaven-proxy",
         programs: &["proxy"],
+        feature: None,
+        suffix: None,
+    },
+    Variant {
+        package: "keyhaven-kms-central",
+        programs: &["kms-central"],
         feature: None,
         suffix: None,
     },
