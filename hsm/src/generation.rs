@@ -170,7 +170,7 @@ impl Counted {
 }
 
 /// One try. The token's own answer about the tries left goes into the message.
-fn login(
+pub(crate) fn login(
     module: &Module,
     session: &Session,
     slot: Slot,

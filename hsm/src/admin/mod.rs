@@ -10,7 +10,7 @@ mod keys;
 mod material;
 mod object;
 mod proof;
-mod public;
+pub(crate) mod public;
 mod session;
 mod survey;
 mod template;

@@ -8,10 +8,10 @@ use keyhaven_types::KeyAlgorithm;
 use super::material::Curve;
 
 /// CKA_EC_PARAMS of the curves, and the parameters in an SPKI.
-pub(super) const P256_PARAMS: &[u8] = &[0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07];
-pub(super) const P384_PARAMS: &[u8] = &[0x06, 0x05, 0x2b, 0x81, 0x04, 0x00, 0x22];
+pub(crate) const P256_PARAMS: &[u8] = &[0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07];
+pub(crate) const P384_PARAMS: &[u8] = &[0x06, 0x05, 0x2b, 0x81, 0x04, 0x00, 0x22];
 /// 1.3.101.112, as SoftHSM2 and PKCS#11 3.x name edwards25519.
-pub(super) const ED25519_PARAMS: &[u8] = &[0x06, 0x03, 0x2b, 0x65, 0x70];
+pub(crate) const ED25519_PARAMS: &[u8] = &[0x06, 0x03, 0x2b, 0x65, 0x70];
 /// PrintableString "edwards25519", the other spelling of PKCS#11 3.0.
 const ED25519_NAME: &[u8] = b"\x13\x0cedwards25519";
 
@@ -28,13 +28,13 @@ const BIT_STRING: u8 = 0x03;
 const OCTET_STRING: u8 = 0x04;
 
 /// The public part of an RSA key.
-pub(super) fn rsa_spki(modulus: &[u8], exponent: &[u8]) -> Vec<u8> {
+pub(crate) fn rsa_spki(modulus: &[u8], exponent: &[u8]) -> Vec<u8> {
     let numbers = [unsigned(modulus), unsigned(exponent)].concat();
     spki(RSA_ALGORITHM, &tlv(SEQUENCE, &numbers))
 }
 
 /// The public part of an ECDSA key; the point is uncompressed.
-pub(super) fn ec_spki(curve: Curve, point: &[u8]) -> Vec<u8> {
+pub(crate) fn ec_spki(curve: Curve, point: &[u8]) -> Vec<u8> {
     let parameters = match curve {
         Curve::P256 => P256_PARAMS,
         Curve::P384 => P384_PARAMS,
@@ -44,12 +44,12 @@ pub(super) fn ec_spki(curve: Curve, point: &[u8]) -> Vec<u8> {
 }
 
 /// The public part of an Ed25519 key.
-pub(super) fn ed25519_spki(public: &[u8]) -> Vec<u8> {
+pub(crate) fn ed25519_spki(public: &[u8]) -> Vec<u8> {
     spki(&tlv(SEQUENCE, ED25519_PARAMS), public)
 }
 
 /// Which kind of elliptic-curve key CKA_EC_PARAMS speaks of, if it is one that is served.
-pub(super) fn algorithm_of_params(params: &[u8]) -> Option<KeyAlgorithm> {
+pub(crate) fn algorithm_of_params(params: &[u8]) -> Option<KeyAlgorithm> {
     match params {
         P256_PARAMS => Some(KeyAlgorithm::EcdsaP256),
         P384_PARAMS => Some(KeyAlgorithm::EcdsaP384),
@@ -60,7 +60,7 @@ pub(super) fn algorithm_of_params(params: &[u8]) -> Option<KeyAlgorithm> {
 
 /// The SPKI for CKA_EC_PARAMS and CKA_EC_POINT; the point may stand in an OCTET STRING, as the standard wants, or
 /// bare, as some tokens give it.
-pub(super) fn spki_of_point(params: &[u8], point: &[u8]) -> Option<Vec<u8>> {
+pub(crate) fn spki_of_point(params: &[u8], point: &[u8]) -> Option<Vec<u8>> {
     let algorithm = algorithm_of_params(params)?;
     let (curve, len) = match algorithm {
         KeyAlgorithm::EcdsaP256 => (Some(Curve::P256), 65),
@@ -80,12 +80,12 @@ pub(super) fn spki_of_point(params: &[u8], point: &[u8]) -> Option<Vec<u8>> {
 }
 
 /// CKA_EC_POINT as the standard wants it: the point in an OCTET STRING.
-pub(super) fn ec_point(point: &[u8]) -> Vec<u8> {
+pub(crate) fn ec_point(point: &[u8]) -> Vec<u8> {
     tlv(OCTET_STRING, point)
 }
 
 /// The number of bits of a big-endian integer. Beyond 65535 it says 65535, which no check lets pass.
-pub(super) fn bit_length(number: &[u8]) -> u16 {
+pub(crate) fn bit_length(number: &[u8]) -> u16 {
     let significant = strip_zeros(number);
     let bits = match significant.first() {
         Some(first) => significant.len() * 8 - first.leading_zeros() as usize,
@@ -95,7 +95,7 @@ pub(super) fn bit_length(number: &[u8]) -> u16 {
 }
 
 /// A big-endian integer without leading zeros.
-pub(super) fn strip_zeros(number: &[u8]) -> &[u8] {
+pub(crate) fn strip_zeros(number: &[u8]) -> &[u8] {
     let zeros = number.iter().take_while(|byte| **byte == 0).count();
     &number[zeros..]
 }

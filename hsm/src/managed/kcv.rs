@@ -4,11 +4,6 @@
 //! value is made that only the key can make, in the one way that its purpose allows. Never AES of a block of zeros: that is
 //! the key of GCM's authentication. Invariant: the same key gives the same value in every token.
 
-use aws_lc_rs::{
-    aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey},
-    hmac,
-    key_wrap::{AES_256, AesKek, KeyWrapPadded as _},
-};
 use cryptoki::{
     mechanism::{Mechanism, aead::GcmParams},
     object::{Attribute, KeyType, ObjectClass, ObjectHandle},
@@ -40,9 +35,14 @@ pub(crate) fn of(
     value.ok_or_else(|| Error::answer(KCV, "too few bytes"))
 }
 
-/// The same of a key whose bytes are known: for what comes from a file, and for tests. `None` when no AES-256 key is
-/// given where there must be one.
+/// The same of a key whose bytes are known. `None` when no AES-256 key is given where there must be one.
+#[cfg(test)]
 pub(crate) fn of_bytes(key: &[u8], purpose: Purpose) -> Option<[u8; KCV_LEN]> {
+    use aws_lc_rs::{
+        aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey},
+        hmac,
+        key_wrap::{AES_256, AesKek, KeyWrapPadded as _},
+    };
     let bytes = match purpose {
         Purpose::Data => {
             let key = LessSafeKey::new(UnboundKey::new(&AES_256_GCM, key).ok()?);

@@ -5,14 +5,33 @@
 //! Invariant: a managed key has the usages of its one purpose wherever it is an object, and leaves a token only
 //! wrapped under a key that the security officer has marked as trusted.
 
-#[allow(dead_code, reason = "central and the sites follow")]
+mod central;
+pub mod ceremony;
 pub(crate) mod kcv;
-#[allow(dead_code, reason = "central and the sites follow")]
+pub(crate) mod part;
+pub(crate) mod scoped;
+mod selftest;
 pub(crate) mod template;
 
-use keyhaven_types::{KeyId, KeyKind, Purpose};
+use keyhaven_types::{KekId, KeyId, KeyKind, Purpose};
 
+pub use self::{
+    central::{CentralToken, Made, Transport},
+    ceremony::{Ceremony, CeremonyError},
+};
 pub use crate::Error;
+
+/// A key of central's token that wraps managed keys for a class. Which class has it, and in which epoch, is not the
+/// token's knowledge.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KekInfo {
+    /// Its CKA_ID.
+    pub id: KekId,
+    /// What the keys are for that it wraps.
+    pub purpose: Purpose,
+    /// Its label.
+    pub label: String,
+}
 
 /// What tells one key from all others without telling the key: the record has it, and every token that unwraps a
 /// blob compares.

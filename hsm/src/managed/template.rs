@@ -5,12 +5,18 @@
 //! private part of a transport pair lives as long as its session and no longer. Invariant: nothing else under `managed`
 //! writes a usage attribute, and CKA_MODIFIABLE comes last, since SoftHSM2 takes nothing after it.
 
-use cryptoki::object::{Attribute, KeyType, ObjectClass};
+use cryptoki::{
+    mechanism::{
+        Mechanism, MechanismType,
+        rsa::{PkcsMgfType, PkcsOaepParams, PkcsOaepSource},
+    },
+    object::{Attribute, KeyType, ObjectClass},
+};
 use cryptoki_sys::{CK_MECHANISM_TYPE, CKA_UNWRAP_TEMPLATE, CKA_WRAP_TEMPLATE, CKM_RSA_PKCS_OAEP};
 use keyhaven_types::{KekId, KeyKind, Purpose};
 
 use super::Spec;
-use crate::{quirks::Quirks, raw::Item, template::value_len};
+use crate::{admin::public, quirks::Quirks, raw::Item, template::value_len};
 
 /// Where a managed key is an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,6 +24,7 @@ pub(crate) enum Home {
     /// In central's token, from which it goes wrapped under trusted keys alone.
     Central,
     /// In a site's token, which it does not leave.
+    #[allow(dead_code, reason = "the sites follow")]
     Site,
 }
 
@@ -121,6 +128,7 @@ pub(crate) fn transport_public() -> Vec<Item> {
 }
 
 /// A class's key at a site, unwrapped from what central has sent: a token object.
+#[allow(dead_code, reason = "the sites follow")]
 pub(crate) fn site_kek(
     quirks: &Quirks,
     purpose: Purpose,
@@ -143,6 +151,21 @@ pub(crate) fn site_kek(
     template
 }
 
+/// A key that carries one that is imported, unwrapped under a transport pair: a session object.
+pub(crate) fn carrier(quirks: &Quirks, purpose: Purpose, kwp: CK_MECHANISM_TYPE) -> Vec<Item> {
+    let mut template = plain(carried());
+    template.extend(plain([
+        Attribute::Sign(false),
+        Attribute::Verify(false),
+        Attribute::Token(false),
+    ]));
+    template.push(Item::Allowed(vec![kwp]));
+    let inner = managed(quirks, purpose, Home::Central);
+    template.push(Item::Template(CKA_UNWRAP_TEMPLATE, inner));
+    template.extend(plain(LOCKED));
+    template
+}
+
 /// What must be true of a key that leaves central wrapped: it is a managed one of the purpose, for no second one, and
 /// no key that wraps others (a key of a class wrapped as if it were data could be brought back as data and then decrypt
 /// what it wraps).
@@ -153,8 +176,8 @@ fn wrappable(purpose: Purpose) -> Vec<Attribute> {
     template
 }
 
-/// The root key of a purpose, as the security officer makes it. It is public and may be changed until it has been
-/// copied to what it is to be: see [`settled`].
+/// The root key of a purpose, as the security officer makes it: an object of one session. It is public and may be changed
+/// until it has been copied to what it is to be: see [`settled`].
 pub(crate) fn root_kek(quirks: &Quirks, purpose: Purpose, kwp: CK_MECHANISM_TYPE) -> Vec<Item> {
     let mut template = plain(kek(true, false, &root_label(purpose)));
     template.push(Item::Allowed(vec![kwp]));
@@ -176,15 +199,23 @@ pub(crate) fn class_kek(purpose: Purpose, kwp: CK_MECHANISM_TYPE, id: KekId) -> 
 /// What the user makes of an officer's key by a copy. SoftHSM2 refuses CKA_COPYABLE here; a copy of the copy is its
 /// equal.
 pub(crate) fn settled() -> Vec<Item> {
-    plain([Attribute::Private(true), Attribute::Modifiable(false)])
+    plain(SETTLED)
 }
 
-/// The public part of a site's transport pair, as the security officer brings it into central's token.
+/// What differs between an officer's key and what the user has made of it.
+pub(crate) const SETTLED: [Attribute; 3] = [
+    Attribute::Token(true),
+    Attribute::Private(true),
+    Attribute::Modifiable(false),
+];
+
+/// The public part of a site's transport pair, as the security officer brings it to central's token: an object of one
+/// session.
 pub(crate) fn trusted_public(modulus: &[u8], exponent: &[u8]) -> Vec<Item> {
     let mut template = plain([
         Attribute::Class(ObjectClass::PUBLIC_KEY),
         Attribute::KeyType(KeyType::RSA),
-        Attribute::Token(true),
+        Attribute::Token(false),
         Attribute::Private(false),
         Attribute::Trusted(true),
         Attribute::Label(TRANSPORT_LABEL.as_bytes().to_vec()),
@@ -198,6 +229,50 @@ pub(crate) fn trusted_public(modulus: &[u8], exponent: &[u8]) -> Vec<Item> {
     template.push(Item::Allowed(vec![CKM_RSA_PKCS_OAEP]));
     template.extend(plain(LOCKED));
     template
+}
+
+/// The pair that signs central's records: the public part, which stays to be read, and the private one.
+pub(crate) fn signing(label: &str) -> (Vec<Item>, Vec<Item>) {
+    let named = [
+        Attribute::Label(label.as_bytes().to_vec()),
+        Attribute::Id(label.as_bytes().to_vec()),
+    ];
+    let public = [
+        Attribute::Token(true),
+        Attribute::Private(false),
+        Attribute::EcParams(public::P256_PARAMS.to_vec()),
+        Attribute::Verify(true),
+        Attribute::VerifyRecover(false),
+        Attribute::Encrypt(false),
+        Attribute::Wrap(false),
+        Attribute::Derive(false),
+    ];
+    let private = [
+        Attribute::Token(true),
+        Attribute::Private(true),
+        Attribute::Sensitive(true),
+        Attribute::Extractable(false),
+        Attribute::Sign(true),
+        Attribute::SignRecover(false),
+        Attribute::Decrypt(false),
+        Attribute::Unwrap(false),
+        Attribute::Derive(false),
+    ];
+    let mut public = plain(named.clone().into_iter().chain(public));
+    public.push(Item::Plain(Attribute::Modifiable(false)));
+    let mut private = plain(named.into_iter().chain(private));
+    private.extend(plain(LOCKED));
+    (public, private)
+}
+
+/// How a key travels under a transport key: RSA-OAEP with SHA-1 and MGF1 over it, the one form that SoftHSM2 has. What is
+/// asked of the hash here is not collision resistance.
+pub(crate) fn oaep() -> Mechanism<'static> {
+    Mechanism::RsaPkcsOaep(PkcsOaepParams::new(
+        MechanismType::SHA1,
+        PkcsMgfType::MGF1_SHA1,
+        PkcsOaepSource::empty(),
+    ))
 }
 
 /// The label of the root key of a purpose.
@@ -231,8 +306,9 @@ fn kek(unwraps: bool, leaves: bool, label: &str) -> Vec<Attribute> {
         Attribute::Class(ObjectClass::SECRET_KEY),
         Attribute::KeyType(KeyType::AES),
         value_len(AES_LEN),
-        Attribute::Token(true),
-        // The officer cannot make private objects.
+        // A public object of the token would lie in its files in clear, and everybody could change it; the officer cannot
+        // make private ones.
+        Attribute::Token(false),
         Attribute::Private(false),
         Attribute::Trusted(true),
         Attribute::Sensitive(true),
@@ -328,7 +404,8 @@ fn is_aes(purpose: Purpose) -> bool {
 }
 
 /// Nobody copies or changes it.
-const LOCKED: [Attribute; 2] = [Attribute::Copyable(false), Attribute::Modifiable(false)];
+pub(crate) const LOCKED: [Attribute; 2] =
+    [Attribute::Copyable(false), Attribute::Modifiable(false)];
 
 /// The label of a transport key while central's token has it.
 pub(crate) const TRANSPORT_LABEL: &str = "keyhaven-transport";

@@ -10,7 +10,6 @@
 )]
 
 mod keys;
-#[allow(dead_code, reason = "central and the sites follow")]
 mod objects;
 mod operation;
 
@@ -35,8 +34,7 @@ use cryptoki_sys::{
 };
 
 pub(crate) use keys::Item;
-#[allow(unused_imports, reason = "central and the sites follow")]
-pub(crate) use objects::Way;
+pub(crate) use objects::{Way, entries};
 
 use operation::Operation;
 

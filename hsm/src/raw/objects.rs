@@ -3,10 +3,16 @@
 //! cryptoki has no attribute of that form. Which attributes an object gets is decided in `managed`. Invariant: as of the
 //! whole module: nothing here is unsafe from outside.
 
+use std::ptr;
+
 use cryptoki::{
-    context::Function, error::Rv, mechanism::Mechanism, object::ObjectHandle, session::Session,
+    context::Function,
+    error::{Error as CryptokiError, Rv},
+    mechanism::Mechanism,
+    object::{Attribute, ObjectHandle},
+    session::Session,
 };
-use cryptoki_sys::{CK_MECHANISM, CK_MECHANISM_TYPE, CK_ULONG};
+use cryptoki_sys::{CK_ATTRIBUTE, CK_ATTRIBUTE_TYPE, CK_MECHANISM, CK_MECHANISM_TYPE, CK_ULONG};
 
 use super::{Item, Raw, Result, bare, function, keys::with_template, object};
 
@@ -156,4 +162,71 @@ impl Raw {
             self.unwrap_as(session, way.mechanism(), unwrapping, wrapped, attributes)
         })
     }
+
+    /// CKA_WRAP_TEMPLATE or CKA_UNWRAP_TEMPLATE of a key: types and values, in the module's order. Modules differ in
+    /// whether they tell.
+    pub(crate) fn template_of(
+        &self,
+        session: &Session,
+        key: ObjectHandle,
+        kind: CK_ATTRIBUTE_TYPE,
+    ) -> Result<Vec<Entry>> {
+        let get = function(self.list.C_GetAttributeValue)?;
+        let mut entries = [CK_ATTRIBUTE {
+            type_: 0,
+            pValue: ptr::null_mut(),
+            ulValueLen: 0,
+        }; ENTRIES_MAX];
+        let ask = |entries: &mut [CK_ATTRIBUTE]| {
+            let mut asked = CK_ATTRIBUTE {
+                type_: kind,
+                pValue: entries.as_mut_ptr().cast(),
+                ulValueLen: size_of_val(entries) as CK_ULONG,
+            };
+            // SAFETY: one attribute is asked for, whose value is an array of attributes; each has no buffer, or one
+            // with its length.
+            let rv = unsafe { get(session.handle(), key.handle(), &raw mut asked, 1) };
+            Rv::from(rv).into_result(Function::GetAttributeValue)?;
+            let len = usize::try_from(asked.ulValueLen).unwrap_or(usize::MAX);
+            Ok::<_, CryptokiError>(len / size_of::<CK_ATTRIBUTE>())
+        };
+        // Types and lengths first: a module gives values for the types that it is shown (SoftHSM2).
+        let count = ask(&mut entries)?.min(ENTRIES_MAX);
+        let entries = &mut entries[..count];
+        let mut values = vec![[0_u8; ENTRY_MAX]; count];
+        for (entry, value) in entries.iter_mut().zip(&mut values) {
+            entry.pValue = value.as_mut_ptr().cast();
+            entry.ulValueLen = ENTRY_MAX as CK_ULONG;
+        }
+        ask(entries)?;
+        let found = entries.iter().zip(&values);
+        Ok(found
+            .map(|(entry, value)| {
+                let len = usize::try_from(entry.ulValueLen).unwrap_or(usize::MAX);
+                (entry.type_, value[..len.min(ENTRY_MAX)].to_vec())
+            })
+            .collect())
+    }
 }
+
+/// One entry of a template in a template.
+pub(crate) type Entry = (CK_ATTRIBUTE_TYPE, Vec<u8>);
+
+/// The entries that stand for attributes.
+pub(crate) fn entries(attributes: &[Attribute]) -> Vec<Entry> {
+    attributes
+        .iter()
+        .map(|attribute| {
+            let raw = CK_ATTRIBUTE::from(attribute);
+            let len = usize::try_from(raw.ulValueLen).unwrap_or(0);
+            // SAFETY: the binding points at a value of this length in the attribute, which is borrowed.
+            let value = unsafe { std::slice::from_raw_parts(raw.pValue.cast::<u8>(), len) };
+            (raw.type_, value.to_vec())
+        })
+        .collect()
+}
+
+/// Flags and numbers only.
+const ENTRY_MAX: usize = 64;
+/// More than any template has.
+const ENTRIES_MAX: usize = 32;
