@@ -24,7 +24,7 @@ pub(super) struct Login {
     slot: Slot,
     info: TokenInfo,
     so_pin: Pin,
-    user_pin: Pin,
+    pub(super) user_pin: Pin,
 }
 
 impl Login {

@@ -161,3 +161,6 @@ fn make_signing(session: &OpenSession) -> Result<()> {
 
 /// The most keys that are made in one act.
 pub const POOL_MAX: usize = 256;
+
+#[cfg(test)]
+mod tests;
