@@ -4,4 +4,5 @@
 //! Invariant: nothing that is not signed by central is believed.
 
 pub mod intermediate;
+pub mod lookup;
 pub mod records;

@@ -7,6 +7,7 @@
 
 pub mod config;
 pub mod shutdown;
+pub mod signed;
 pub mod telemetry;
 
 mod calls;
