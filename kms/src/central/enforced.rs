@@ -1,0 +1,119 @@
+//! Whether a change holds everywhere: every site has said so, or no lease can still run without it.
+//!
+//! A lease that is granted after a transaction was committed demands that it is applied first, since the head is read
+//! after the question came. So what could still go by the old state is a lease granted before, and that ends by itself.
+
+use std::collections::HashMap;
+
+use keyhaven_types::Name;
+use keyhaven_wire::kms::{
+    Record,
+    admin::{Answer, SiteLag},
+};
+
+use super::Mirror;
+
+/// What sites have said of themselves, to this central, since it started.
+#[derive(Clone, Debug, Default)]
+pub struct Acks(HashMap<Name, Heard>);
+
+/// The last of one site.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Heard {
+    /// What it has for good.
+    pub applied: u64,
+    /// When it last asked anything, by our monotonic clock in milliseconds.
+    pub heard_ms: u64,
+    /// When it last got a lease, the same way.
+    pub leased_ms: Option<u64>,
+}
+
+impl Acks {
+    /// A site follows from this revision: everything up to it is on its disk.
+    pub fn followed(&mut self, site: &Name, applied: u64, now_ms: u64) {
+        let heard = self.0.entry(site.clone()).or_default();
+        heard.applied = applied;
+        heard.heard_ms = now_ms;
+    }
+
+    /// A site got a lease.
+    pub fn leased(&mut self, site: &Name, now_ms: u64) {
+        let heard = self.0.entry(site.clone()).or_default();
+        heard.heard_ms = now_ms;
+        heard.leased_ms = Some(now_ms);
+    }
+
+    /// What one site said last.
+    pub fn of(&self, site: &Name) -> Option<&Heard> {
+        self.0.get(site)
+    }
+}
+
+impl Mirror {
+    /// Whether what a revision wrote holds at every site. `committed_ms` is when it was written and `now_ms` now, by
+    /// the wall clock.
+    pub fn enforced(&self, acks: &Acks, revision: u64, committed_ms: u64, now_ms: u64) -> Answer {
+        let waiting_for: Vec<Name> = self
+            .sites()
+            .filter(|site| !site.evicted && !site.holds.is_empty())
+            .filter(|site| {
+                acks.of(&site.name)
+                    .is_none_or(|heard| heard.applied < revision)
+            })
+            .map(|site| site.name.clone())
+            .collect();
+        // One hundredth for clocks that run slow, and two seconds for what is under way.
+        let bound_ms = u64::from(self.bound_of(revision, committed_ms)) * 1010 + 2000;
+        let left_ms = (committed_ms + bound_ms).saturating_sub(now_ms);
+        let all_said = revision <= self.head_or_none().revision && waiting_for.is_empty();
+        Answer::Enforced {
+            enforced: all_said || left_ms == 0,
+            at_most_s: if all_said { 0 } else { left_ms.div_ceil(1000) },
+            waiting_for,
+        }
+    }
+
+    /// The longest lease in seconds that may have run when this revision was written, over the classes that it was
+    /// about; over all when that cannot be told.
+    fn bound_of(&self, revision: u64, committed_ms: u64) -> u32 {
+        let mut about: Vec<&Name> = Vec::new();
+        let mut records = 0;
+        let mut is_known = true;
+        for record in self.written_by(revision) {
+            records += 1;
+            match record {
+                Record::Key(key) => about.push(&key.class),
+                Record::Version(manifest) => about.push(&manifest.class),
+                Record::Class(class) => about.push(&class.name),
+                _ => is_known = false,
+            }
+        }
+        let all = records == 0 || !is_known;
+        let bounds = self
+            .classes()
+            .filter(|(class, _)| all || about.contains(&&class.name))
+            .map(|(class, _)| match class.bound_before {
+                Some((before, until_ms)) if until_ms > committed_ms => class.bound_s.max(before),
+                _ => class.bound_s,
+            });
+        bounds.max().unwrap_or(0)
+    }
+
+    /// How far each site is, in the order of their names.
+    pub fn lags(&self, acks: &Acks, now_ms: u64) -> Vec<SiteLag> {
+        self.sites()
+            .map(|site| {
+                let heard = acks.of(&site.name);
+                SiteLag {
+                    site: site.name.clone(),
+                    evicted: site.evicted,
+                    applied: heard.map(|heard| heard.applied),
+                    heard_ms_ago: heard.map(|heard| now_ms.saturating_sub(heard.heard_ms)),
+                    leased_ms_ago: heard
+                        .and_then(|heard| heard.leased_ms)
+                        .map(|at| now_ms.saturating_sub(at)),
+                }
+            })
+            .collect()
+    }
+}

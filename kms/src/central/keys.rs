@@ -1,0 +1,557 @@
+//! Keys and their versions: made, imported, rotated, taken onward, certified, shown.
+
+use keyhaven_types::{KekId, KeyId, KeyState, Name, Provenance, Purpose};
+use keyhaven_wire::kms::{
+    ClassRecord, KeyRecord, KeyRef, Manifest, Public, Record, VersionParts,
+    admin::{Answer, Import, NewKey, RefusedCode},
+    chain_digest,
+};
+use x509_parser::{extensions::GeneralName, prelude::FromDer as _, prelude::X509Certificate};
+
+use super::{
+    Mirror, Step, Work,
+    plan::{Draft, Made, Planned, refuse},
+    store_key,
+};
+use crate::records::sha256;
+
+impl Mirror {
+    pub(super) fn known(&self, key: &KeyRef) -> Planned<&KeyRecord> {
+        match self.find(key) {
+            Some(key) => Ok(key),
+            None => refuse(
+                RefusedCode::NotFound,
+                "no such key; `signer-admin kms key list` shows what there is",
+            ),
+        }
+    }
+
+    /// The class and its current key-encryption key for a purpose.
+    fn current_kek(&self, class: &Name, purpose: Purpose) -> Planned<(&ClassRecord, u32, KekId)> {
+        let Some(class) = self.class(class) else {
+            return refuse(
+                RefusedCode::NotFound,
+                format!("no class `{class}`; `signer-admin kms class list` shows what there is"),
+            );
+        };
+        let current = class
+            .epochs
+            .iter()
+            .rev()
+            .find(|epoch| epoch.purpose == purpose && epoch.current);
+        match current {
+            Some(epoch) => Ok((class, epoch.epoch, epoch.kek)),
+            None => refuse(
+                RefusedCode::Rule,
+                format!(
+                    "class `{}` is not for keys of purpose {purpose}",
+                    class.name
+                ),
+            ),
+        }
+    }
+
+    fn check_new(&self, key: &NewKey) -> Planned<KekId> {
+        if !key.kind.serves(key.purpose) {
+            return refuse(
+                RefusedCode::Rule,
+                format!("a key of kind {} cannot be for {}", key.kind, key.purpose),
+            );
+        }
+        if self.find(&KeyRef::Name(key.name.clone())).is_some() {
+            return refuse(
+                RefusedCode::Exists,
+                format!(
+                    "there is a key `{}` already; choose another name, or rotate it",
+                    key.name
+                ),
+            );
+        }
+        if !key.server_names.is_empty() && key.purpose != Purpose::Handshake {
+            return refuse(RefusedCode::Rule, "only a handshake key has host names");
+        }
+        if let Some(bad) = key.server_names.iter().find(|name| !is_host_name(name)) {
+            return refuse(
+                RefusedCode::Rule,
+                format!(
+                    "`{bad}` is no host name: write it in lower case, `*.` only as the first label"
+                ),
+            );
+        }
+        self.current_kek(&key.class, key.purpose)
+            .map(|(.., kek)| kek)
+    }
+
+    pub(super) fn plan_create(&self, key: &NewKey, id: KeyId) -> Planned {
+        let kek = self.check_new(key)?;
+        Ok(Step::Work(Work::Generate {
+            id,
+            version: 1,
+            kind: key.kind,
+            purpose: key.purpose,
+            kek,
+        }))
+    }
+
+    pub(super) fn plan_import(&self, import: &Import, id: KeyId) -> Planned {
+        let kek = self.check_new(&import.key)?;
+        let (class, ..) = self.current_kek(&import.key.class, import.key.purpose)?;
+        if class.generated_only {
+            return refuse(
+                RefusedCode::Rule,
+                format!("class `{}` takes only generated keys", class.name),
+            );
+        }
+        if import.provenance == Provenance::Generated {
+            return refuse(RefusedCode::Rule, "an imported key was not generated here");
+        }
+        Ok(Step::Work(Work::Import {
+            id,
+            kind: import.key.kind,
+            purpose: import.key.purpose,
+            kek,
+            transport: import.transport,
+            wrapped_kek: import.wrapped_kek.clone(),
+            wrapped_key: import.wrapped_key.clone(),
+            public: import.public.clone(),
+        }))
+    }
+
+    pub(super) fn import(&self, import: &Import, id: KeyId, made: Made) -> Planned {
+        let step = self.create(
+            &import.key,
+            id,
+            import.provenance,
+            import.chain.clone(),
+            made,
+        )?;
+        let Step::Write(mut draft) = step else {
+            return Ok(step);
+        };
+        if import.provenance == Provenance::ImportedFile {
+            draft.warnings.push(
+                "the key came from a file: copies of it may exist, and its record says so; rotate it to get one that \
+                 was born in the token"
+                    .to_owned(),
+            );
+        }
+        Ok(Step::Write(draft))
+    }
+
+    pub(super) fn create(
+        &self,
+        key: &NewKey,
+        id: KeyId,
+        provenance: Provenance,
+        chain: Vec<Vec<u8>>,
+        made: Made,
+    ) -> Planned {
+        self.check_new(key)?;
+        let (class, epoch, kek) = self.current_kek(&key.class, key.purpose)?;
+        check_chain(&chain, &made.public)?;
+        let mut server_names = key.server_names.clone();
+        if server_names.is_empty() && key.purpose == Purpose::Handshake {
+            server_names = names_of(&chain);
+        }
+        let record = KeyRecord {
+            id,
+            name: key.name.clone(),
+            kind: key.kind,
+            purpose: key.purpose,
+            class: key.class.clone(),
+            server_names,
+            current: Some(1),
+            versions: 1,
+            revision: 0,
+        };
+        let (manifest, parts) = version(&record, 1, epoch, kek, provenance, chain, made);
+        let mut draft = Draft {
+            about: Some((id, 1)),
+            ..Draft::default()
+        };
+        draft.on(self, store_key::class(&class.name));
+        draft.write(self, Record::Key(record), None);
+        draft.write(self, Record::Version(manifest), Some(parts));
+        Ok(Step::Write(draft))
+    }
+
+    pub(super) fn plan_rotate(&self, key: &KeyRef) -> Planned {
+        let key = self.known(key)?;
+        let (.., kek) = self.current_kek(&key.class, key.purpose)?;
+        Ok(Step::Work(Work::Generate {
+            id: key.id,
+            version: key.versions + 1,
+            kind: key.kind,
+            purpose: key.purpose,
+            kek,
+        }))
+    }
+
+    pub(super) fn rotate(&self, key: &KeyRef, made: Made) -> Planned {
+        let key = self.known(key)?.clone();
+        let (class, epoch, kek) = self.current_kek(&key.class, key.purpose)?;
+        let mut next = key.clone();
+        next.versions += 1;
+        let mut draft = Draft {
+            about: Some((key.id, next.versions)),
+            ..Draft::default()
+        };
+        draft.on(self, store_key::class(&class.name));
+        let (manifest, parts) = version(
+            &next,
+            next.versions,
+            epoch,
+            kek,
+            Provenance::Generated,
+            Vec::new(),
+            made,
+        );
+        let mut manifest = manifest;
+        if key.purpose == Purpose::Handshake {
+            // It serves when its certificate has come; until then the former version does.
+            manifest.state = KeyState::Pending;
+            draft.warnings.push(format!(
+                "version {} has no certificate yet, and the former one serves until it has: `kms key csr`, then `kms key \
+                 chain`",
+                next.versions
+            ));
+        } else {
+            next.current = Some(next.versions);
+            self.deactivate_current(&key, &mut draft);
+        }
+        draft.write(self, Record::Key(next), None);
+        draft.write(self, Record::Version(manifest), Some(parts));
+        Ok(Step::Write(draft))
+    }
+
+    fn deactivate_current(&self, key: &KeyRecord, draft: &mut Draft) {
+        let current = key
+            .current
+            .and_then(|version| self.version(key.id, version));
+        if let Some((manifest, entry)) = current {
+            let old = Manifest {
+                state: KeyState::Deactivated,
+                ..manifest.clone()
+            };
+            draft.write(self, Record::Version(old), entry.parts.clone());
+        }
+    }
+
+    pub(super) fn plan_state(
+        &self,
+        key: &KeyRef,
+        version: Option<u32>,
+        state: KeyState,
+    ) -> Planned {
+        let key = self.known(key)?.clone();
+        if !matches!(
+            state,
+            KeyState::Deactivated | KeyState::Revoked | KeyState::Destroyed
+        ) {
+            return refuse(
+                RefusedCode::Rule,
+                "a version is taken to deactivated, revoked or destroyed",
+            );
+        }
+        let mut draft = Draft {
+            about: Some((key.id, version.or(key.current).unwrap_or(key.versions))),
+            ..Draft::default()
+        };
+        let mut next = key.clone();
+        let mut found = false;
+        for (manifest, entry) in self.versions(key.id) {
+            if version.is_some_and(|only| only != manifest.version) {
+                continue;
+            }
+            found = true;
+            if !manifest.state.may_become(state) {
+                if version.is_some() {
+                    return refuse(
+                        RefusedCode::Rule,
+                        format!(
+                            "version {} is {}, and states go one way only",
+                            manifest.version, manifest.state
+                        ),
+                    );
+                }
+                continue;
+            }
+            let (manifest, parts) = onward(manifest, entry.parts.clone(), state);
+            if next.current == Some(manifest.version) {
+                next.current = None;
+            }
+            if draft.records.len() < STATE_RECORDS_MAX {
+                draft.write(self, Record::Version(manifest), parts);
+            } else {
+                draft.more = true;
+            }
+        }
+        if !found {
+            return refuse(RefusedCode::NotFound, "the key has no such version");
+        }
+        if draft.records.is_empty() {
+            return refuse(
+                RefusedCode::Rule,
+                format!("no version can become {state} any more: states go one way only"),
+            );
+        }
+        // A disabled key keeps its current version, so that what it made can be verified by default.
+        if state > KeyState::Deactivated && next.current != key.current {
+            draft.write(self, Record::Key(next), None);
+        } else {
+            draft.on(self, store_key::key(key.id));
+        }
+        Ok(Step::Write(draft))
+    }
+
+    pub(super) fn plan_csr(&self, key: &KeyRef) -> Planned {
+        let key = self.known(key)?;
+        if key.purpose != Purpose::Handshake {
+            return refuse(
+                RefusedCode::Rule,
+                "central signs requests for handshake keys alone",
+            );
+        }
+        let newest = self
+            .versions(key.id)
+            .into_iter()
+            .rev()
+            .find(|(manifest, _)| manifest.state <= KeyState::Active);
+        let Some((manifest, entry)) = newest else {
+            return refuse(RefusedCode::Rule, "no version of the key is in use");
+        };
+        let root_wrap = entry.parts.as_ref().map(|parts| parts.root_wrap.clone());
+        Ok(Step::Work(Work::Csr {
+            manifest: Box::new(manifest.clone()),
+            root_wrap: root_wrap.unwrap_or_default(),
+            names: key.server_names.clone(),
+        }))
+    }
+
+    pub(super) fn plan_chain(
+        &self,
+        key: &KeyRef,
+        version: Option<u32>,
+        chain: &[Vec<u8>],
+    ) -> Planned {
+        let key = self.known(key)?.clone();
+        if key.purpose != Purpose::Handshake {
+            return refuse(RefusedCode::Rule, "only a handshake key has certificates");
+        }
+        let versions = self.versions(key.id);
+        let wanted = versions
+            .into_iter()
+            .rev()
+            .find(|(manifest, _)| match version {
+                Some(version) => manifest.version == version,
+                None => fits(chain, &manifest.public),
+            });
+        let Some((manifest, entry)) = wanted else {
+            return refuse(
+                RefusedCode::Rule,
+                "the first certificate is for none of the key's versions; was it made from `kms key csr`?",
+            );
+        };
+        check_chain(chain, &manifest.public)?;
+        if manifest.state > KeyState::Active {
+            return refuse(
+                RefusedCode::Rule,
+                format!("version {} is {}", manifest.version, manifest.state),
+            );
+        }
+        let mut draft = Draft {
+            about: Some((key.id, manifest.version)),
+            ..Draft::default()
+        };
+        let mut next = key.clone();
+        if next.server_names.is_empty() {
+            next.server_names = names_of(chain);
+        }
+        let mut certified = Manifest {
+            chain: chain_digest(chain),
+            ..manifest.clone()
+        };
+        if manifest.state == KeyState::Pending {
+            certified.state = KeyState::Active;
+            next.current = Some(manifest.version);
+            if key.current != next.current {
+                self.deactivate_current(&key, &mut draft);
+            }
+        }
+        let mut parts = entry.parts.clone().unwrap_or_default();
+        parts.chain = chain.to_vec();
+        draft.write(self, Record::Version(certified), Some(parts));
+        draft.write(self, Record::Key(next), None);
+        Ok(Step::Write(draft))
+    }
+
+    pub(super) fn key_page(&self, after: Option<&Name>) -> Step {
+        let keys = self.keys_after(after);
+        let page: Vec<KeyRecord> = keys.iter().take(PAGE).map(|key| (*key).clone()).collect();
+        Step::Answer(Answer::Keys {
+            more: keys.len() > page.len(),
+            keys: page,
+        })
+    }
+
+    pub(super) fn key_shown(&self, key: &KeyRef) -> Planned {
+        let key = self.known(key)?;
+        let versions = self.versions(key.id);
+        let skip = versions.len().saturating_sub(VERSIONS_SHOWN);
+        Ok(Step::Answer(Answer::Key {
+            key: key.clone(),
+            versions: versions
+                .into_iter()
+                .skip(skip)
+                .map(|(manifest, _)| manifest.clone())
+                .collect(),
+        }))
+    }
+}
+
+fn version(
+    key: &KeyRecord,
+    number: u32,
+    epoch: u32,
+    kek: KekId,
+    provenance: Provenance,
+    chain: Vec<Vec<u8>>,
+    made: Made,
+) -> (Manifest, VersionParts) {
+    let manifest = Manifest {
+        id: key.id,
+        version: number,
+        kind: key.kind,
+        purpose: key.purpose,
+        public: made.public,
+        operations: key.purpose.operations().to_vec(),
+        state: KeyState::Active,
+        class: key.class.clone(),
+        epoch,
+        kek,
+        site_wrap: sha256(&made.site_wrap),
+        root_wrap: sha256(&made.root_wrap),
+        chain: chain_digest(&chain),
+        provenance,
+        made_ms: made.at_ms,
+        revision: 0,
+    };
+    let parts = VersionParts {
+        site_wrap: made.site_wrap,
+        root_wrap: made.root_wrap,
+        chain,
+    };
+    (manifest, parts)
+}
+
+/// A version in its next state; a destroyed one has no wraps.
+fn onward(
+    manifest: &Manifest,
+    parts: Option<VersionParts>,
+    state: KeyState,
+) -> (Manifest, Option<VersionParts>) {
+    let mut manifest = Manifest {
+        state,
+        ..manifest.clone()
+    };
+    let mut parts = parts.unwrap_or_default();
+    if state == KeyState::Destroyed {
+        parts.site_wrap.clear();
+        parts.root_wrap.clear();
+        manifest.site_wrap = sha256(&[]);
+        manifest.root_wrap = sha256(&[]);
+    }
+    (manifest, Some(parts))
+}
+
+fn fits(chain: &[Vec<u8>], public: &Public) -> bool {
+    let Public::Spki(spki) = public else {
+        return false;
+    };
+    let leaf = chain
+        .first()
+        .and_then(|der| X509Certificate::from_der(der).ok());
+    leaf.is_some_and(|(rest, leaf)| rest.is_empty() && leaf.public_key().raw == spki.as_slice())
+}
+
+fn check_chain(chain: &[Vec<u8>], public: &Public) -> Planned<()> {
+    if chain.is_empty() {
+        return Ok(());
+    }
+    for der in chain {
+        if !X509Certificate::from_der(der).is_ok_and(|(rest, _)| rest.is_empty()) {
+            return refuse(
+                RefusedCode::Rule,
+                "the chain holds something that is no certificate",
+            );
+        }
+    }
+    if !fits(chain, public) {
+        return refuse(
+            RefusedCode::Rule,
+            "the first certificate is for another key than this version",
+        );
+    }
+    for pair in chain.windows(2) {
+        let issuer = |der: &[u8]| {
+            let (_, certificate) = X509Certificate::from_der(der).ok()?;
+            Some((
+                certificate.issuer().as_raw().to_vec(),
+                certificate.subject().as_raw().to_vec(),
+            ))
+        };
+        let (Some((wanted, _)), Some((_, subject))) = (issuer(&pair[0]), issuer(&pair[1])) else {
+            return refuse(RefusedCode::Rule, "the chain cannot be read");
+        };
+        if wanted != subject {
+            return refuse(
+                RefusedCode::Rule,
+                "the chain is out of order: each certificate must have been issued by the next one",
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Host names of the first certificate.
+fn names_of(chain: &[Vec<u8>]) -> Vec<String> {
+    let leaf = chain
+        .first()
+        .and_then(|der| X509Certificate::from_der(der).ok());
+    let names = leaf.and_then(|(_, leaf)| {
+        let names = leaf.subject_alternative_name().ok()??;
+        let names = names.value.general_names.iter();
+        Some(
+            names
+                .filter_map(|name| match name {
+                    GeneralName::DNSName(name) => Some(name.to_ascii_lowercase()),
+                    _ => None,
+                })
+                .filter(|name| is_host_name(name))
+                .take(keyhaven_wire::kms::SERVER_NAMES_MAX)
+                .collect(),
+        )
+    });
+    names.unwrap_or_default()
+}
+
+/// A host name in lower case (RFC 1123), or a wildcard for one label.
+fn is_host_name(name: &str) -> bool {
+    let name = name.strip_prefix("*.").unwrap_or(name);
+    let is_label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label
+                .bytes()
+                .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-' || c == b'_')
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    name.len() <= 253 && name.split('.').all(is_label)
+}
+
+/// Keys of one answer: with long names of hosts, what a frame can hold.
+const PAGE: usize = 64;
+/// Versions of one answer.
+const VERSIONS_SHOWN: usize = 100;
+/// Versions that one transaction takes onward.
+const STATE_RECORDS_MAX: usize = 64;

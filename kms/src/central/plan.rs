@@ -1,0 +1,349 @@
+//! What becomes of an operator's request: an answer at once, records to write, or work for the token first.
+//!
+//! The rules for each kind of thing are in `keys`, `classes` and `sites`. Invariant: a draft names everything that it was
+//! planned on, so that it is written only while that still stands.
+
+use std::collections::HashSet;
+
+use keyhaven_types::{KekId, KeyId, KeyKind, Provenance, Purpose, SignatureScheme};
+use keyhaven_wire::kms::{
+    Manifest, Public, Record, VersionParts,
+    admin::{Answer, Ask, Refused, RefusedCode},
+};
+
+use super::{Mirror, store_key::StoreKey};
+
+/// The next step of a request.
+#[derive(Clone, Debug)]
+pub enum Step {
+    /// It is answered.
+    Answer(Answer),
+    /// These records are to be written; then it is answered by [`Draft::committed`].
+    Write(Draft),
+    /// The token must do something first; then [`Plan::go_on`].
+    Work(Work),
+}
+
+/// What central's token must do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Work {
+    /// Make a key and wrap it.
+    Generate {
+        /// The key.
+        id: KeyId,
+        /// Its version.
+        version: u32,
+        /// Its kind.
+        kind: KeyKind,
+        /// Its purpose.
+        purpose: Purpose,
+        /// The class's key-encryption key.
+        kek: KekId,
+    },
+    /// Take a key that came wrapped under a transport key.
+    Import {
+        /// The key.
+        id: KeyId,
+        /// Its kind.
+        kind: KeyKind,
+        /// Its purpose.
+        purpose: Purpose,
+        /// The class's key-encryption key.
+        kek: KekId,
+        /// The transport key.
+        transport: [u8; 16],
+        /// The AES key, under the transport key.
+        wrapped_kek: Vec<u8>,
+        /// The key, under the AES key.
+        wrapped_key: Vec<u8>,
+        /// Which public part it must have.
+        public: Option<Vec<u8>>,
+    },
+    /// Make a transport key.
+    Transport,
+    /// Make a certificate request.
+    Csr {
+        /// Whose.
+        manifest: Box<Manifest>,
+        /// Central's wrap.
+        root_wrap: Vec<u8>,
+        /// For these names.
+        names: Vec<String>,
+    },
+    /// Wrap versions anew under other key-encryption keys.
+    Rewrap(Vec<Rewrap>),
+    /// Look what key-encryption keys there are.
+    Pool,
+}
+
+/// One version to be wrapped anew.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rewrap {
+    /// As it is.
+    pub manifest: Manifest,
+    /// What travels beside it.
+    pub parts: VersionParts,
+    /// The new epoch.
+    pub epoch: u32,
+    /// The new key-encryption key.
+    pub kek: KekId,
+}
+
+/// What the token did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WorkDone {
+    /// A key was made or imported.
+    Made {
+        /// Its public part.
+        public: Public,
+        /// Under the class's key-encryption key.
+        site_wrap: Vec<u8>,
+        /// Under the root key.
+        root_wrap: Vec<u8>,
+    },
+    /// A transport key was made.
+    Transport {
+        /// Names it.
+        id: [u8; 16],
+        /// DER SubjectPublicKeyInfo.
+        spki: Vec<u8>,
+    },
+    /// A certificate request, DER.
+    Csr(Vec<u8>),
+    /// New wraps, in the order asked for.
+    Rewrapped(Vec<Vec<u8>>),
+    /// Key-encryption keys in the token.
+    Pool(Vec<(Purpose, KekId)>),
+}
+
+/// Records that are to be written together.
+#[derive(Clone, Debug, Default)]
+pub struct Draft {
+    /// Without their revisions.
+    pub records: Vec<(Record, Option<VersionParts>)>,
+    /// What it was planned on: store keys with the revision that stood there, or nothing.
+    pub planned_on: Vec<(StoreKey, Option<u64>)>,
+    /// Whether the head's era rises.
+    pub raises_era: bool,
+    /// The key that it is about, for the answer.
+    pub about: Option<(KeyId, u32)>,
+    /// What the operator should know.
+    pub warnings: Vec<String>,
+    /// Whether the request has more to write after this.
+    pub more: bool,
+}
+
+impl Draft {
+    /// The answer once it is written.
+    pub fn committed(&self, revision: u64) -> Answer {
+        Answer::Committed {
+            revision,
+            key: self.about,
+            warnings: self.warnings.clone(),
+        }
+    }
+
+    /// Whether what it was planned on still stands.
+    pub fn holds(&self, mirror: &Mirror) -> bool {
+        self.planned_on
+            .iter()
+            .all(|(key, revision)| mirror.revision_at(key) == *revision)
+    }
+
+    /// Store keys that it writes.
+    pub(super) fn keys(&self) -> HashSet<StoreKey> {
+        let keys = self.records.iter();
+        keys.filter_map(|(record, _)| super::store_key::of(record))
+            .collect()
+    }
+
+    /// Store keys that it was planned on.
+    pub(super) fn touches(&self) -> impl Iterator<Item = StoreKey> {
+        self.planned_on.iter().map(|(key, _)| key.clone())
+    }
+
+    /// Remembers what stands under a store key now.
+    pub(super) fn on(&mut self, mirror: &Mirror, key: StoreKey) {
+        let revision = mirror.revision_at(&key);
+        self.planned_on.push((key, revision));
+    }
+
+    /// Writes a record, on top of what stands there now.
+    pub(super) fn write(&mut self, mirror: &Mirror, record: Record, parts: Option<VersionParts>) {
+        if let Some(key) = super::store_key::of(&record) {
+            self.on(mirror, key);
+        }
+        self.records.push((record, parts));
+    }
+}
+
+/// A request on its way.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    ask: Ask,
+    /// Random, for what is made new.
+    fresh: KeyId,
+    now_ms: u64,
+}
+
+pub(super) type Planned<T = Step> = Result<T, Refused>;
+
+impl Plan {
+    /// A request, with a random id for a key that it may make.
+    pub fn new(ask: Ask, fresh: KeyId, now_ms: u64) -> Self {
+        Self { ask, fresh, now_ms }
+    }
+
+    /// The request.
+    pub fn ask(&self) -> &Ask {
+        &self.ask
+    }
+
+    /// The first step, or the first again after what it was planned on has changed.
+    ///
+    /// # Errors
+    /// Why it is not done.
+    pub fn begin(&self, mirror: &Mirror) -> Result<Step, Refused> {
+        match &self.ask {
+            Ask::KeyCreate(key) => mirror.plan_create(key, self.fresh),
+            Ask::KeyImport(import) => mirror.plan_import(import, self.fresh),
+            Ask::TransportKey => Ok(Step::Work(Work::Transport)),
+            Ask::KeyRotate { key } => mirror.plan_rotate(key),
+            Ask::KeyState {
+                key,
+                version,
+                state,
+            } => mirror.plan_state(key, *version, *state),
+            Ask::KeyCsr { key } => mirror.plan_csr(key),
+            Ask::KeyChain {
+                key,
+                version,
+                chain,
+            } => mirror.plan_chain(key, *version, chain),
+            Ask::KeyList { after } => Ok(mirror.key_page(after.as_ref())),
+            Ask::KeyShow { key } => mirror.key_shown(key),
+            Ask::ClassCreate(_) | Ask::ClassRotate { .. } | Ask::ClassList | Ask::Status => {
+                Ok(Step::Work(Work::Pool))
+            }
+            Ask::ClassBound { class, bound_s } => mirror.plan_bound(class, *bound_s, self.now_ms),
+            Ask::ClassRewrap { class } => mirror.plan_rewrap(class),
+            Ask::SiteAdd(site) => mirror.plan_site(site),
+            Ask::SiteEvict { site } => mirror.plan_evict(site),
+            Ask::SiteList => Ok(Step::Answer(Answer::Sites(
+                mirror.sites().cloned().collect(),
+            ))),
+            Ask::GrantSet {
+                identity,
+                key,
+                operations,
+            } => mirror.plan_grant(identity, key.as_ref(), operations),
+            Ask::GrantList {
+                key,
+                identity,
+                after,
+            } => mirror.grant_page(key.as_ref(), identity.as_ref(), after.as_ref()),
+            Ask::EraBump => Ok(Step::Write(Draft {
+                raises_era: true,
+                ..Draft::default()
+            })),
+            // The daemon knows who has said what.
+            Ask::Enforced { .. } => refuse(RefusedCode::Rule, "it is answered elsewhere"),
+        }
+    }
+
+    /// The step after the token has done its work.
+    ///
+    /// # Errors
+    /// Why it is not done.
+    pub fn go_on(&self, mirror: &Mirror, done: WorkDone) -> Result<Step, Refused> {
+        match (&self.ask, done) {
+            (
+                Ask::KeyCreate(key),
+                WorkDone::Made {
+                    public,
+                    site_wrap,
+                    root_wrap,
+                },
+            ) => {
+                let made = Made {
+                    public,
+                    site_wrap,
+                    root_wrap,
+                    at_ms: self.now_ms,
+                };
+                mirror.create(key, self.fresh, Provenance::Generated, Vec::new(), made)
+            }
+            (
+                Ask::KeyImport(import),
+                WorkDone::Made {
+                    public,
+                    site_wrap,
+                    root_wrap,
+                },
+            ) => {
+                let made = Made {
+                    public,
+                    site_wrap,
+                    root_wrap,
+                    at_ms: self.now_ms,
+                };
+                mirror.import(import, self.fresh, made)
+            }
+            (
+                Ask::KeyRotate { key },
+                WorkDone::Made {
+                    public,
+                    site_wrap,
+                    root_wrap,
+                },
+            ) => {
+                let made = Made {
+                    public,
+                    site_wrap,
+                    root_wrap,
+                    at_ms: self.now_ms,
+                };
+                mirror.rotate(key, made)
+            }
+            (Ask::TransportKey, WorkDone::Transport { id, spki }) => {
+                Ok(Step::Answer(Answer::TransportKey { id, spki }))
+            }
+            (Ask::KeyCsr { .. }, WorkDone::Csr(der)) => Ok(Step::Answer(Answer::Csr(der))),
+            (Ask::ClassCreate(class), WorkDone::Pool(pool)) => mirror.create_class(class, &pool),
+            (Ask::ClassRotate { class, purposes }, WorkDone::Pool(pool)) => {
+                mirror.rotate_class(class, purposes, &pool)
+            }
+            (Ask::ClassList, WorkDone::Pool(pool)) => Ok(mirror.class_list(&pool)),
+            (Ask::ClassRewrap { class }, WorkDone::Rewrapped(wraps)) => {
+                mirror.rewrapped(class, wraps)
+            }
+            _ => refuse(RefusedCode::Token, "the token did something else"),
+        }
+    }
+}
+
+/// What the token made.
+pub(super) struct Made {
+    pub(super) public: Public,
+    pub(super) site_wrap: Vec<u8>,
+    pub(super) root_wrap: Vec<u8>,
+    pub(super) at_ms: u64,
+}
+
+pub(super) fn refuse<T>(code: RefusedCode, why: impl Into<String>) -> Planned<T> {
+    Err(Refused {
+        code,
+        why: why.into(),
+    })
+}
+
+/// Schemes for a request's signature by kind.
+pub fn csr_scheme(kind: KeyKind) -> Option<SignatureScheme> {
+    Some(match kind {
+        KeyKind::Rsa2048 | KeyKind::Rsa3072 | KeyKind::Rsa4096 => SignatureScheme::RsaPkcs1Sha256,
+        KeyKind::EcP256 => SignatureScheme::EcdsaSecp256r1Sha256,
+        KeyKind::EcP384 => SignatureScheme::EcdsaSecp384r1Sha384,
+        KeyKind::Ed25519 => SignatureScheme::Ed25519,
+        KeyKind::Aes256 | KeyKind::Hmac => return None,
+    })
+}
