@@ -16,7 +16,7 @@ use aws_lc_rs::{
     key_wrap::{AES_256, AesKek, KeyWrapPadded as _},
     rsa::{
         KeySize, OAEP_SHA1_MGF1SHA1, OaepPrivateDecryptingKey, OaepPublicEncryptingKey,
-        PrivateDecryptingKey, PublicEncryptingKey,
+        Pkcs1PublicEncryptingKey, PrivateDecryptingKey, PublicEncryptingKey,
     },
 };
 use cryptoki::{
@@ -107,6 +107,14 @@ pub fn oaep(spki: &[u8], secret: &[u8]) -> Vec<u8> {
     let mut out = vec![0; key.ciphertext_size()];
     let done = key.encrypt(&OAEP_SHA1_MGF1SHA1, secret, &mut out, None);
     done.unwrap().to_vec()
+}
+
+/// The same by PKCS#1 v1.5, which no transport pair is to open.
+pub fn pkcs1(spki: &[u8], secret: &[u8]) -> Vec<u8> {
+    let public = PublicEncryptingKey::from_der(spki).unwrap();
+    let key = Pkcs1PublicEncryptingKey::new(public).unwrap();
+    let mut out = vec![0; key.ciphertext_size()];
+    key.encrypt(secret, &mut out).unwrap().to_vec()
 }
 
 /// RFC 5649.
