@@ -15,11 +15,11 @@ use crate::{
     generation::{Counted, Generation, Owner},
 };
 
-/// A private key's object in one login. Dropping it destroys a copy, on whatever thread.
+/// A key's object in one login. Dropping it destroys a copy, or what was unwrapped, on whatever thread.
 pub(crate) struct Place {
     login: u64,
     handle: ObjectHandle,
-    /// Where the copy was made; nothing for the token's own object.
+    /// Where the copy was made, or the key unwrapped; nothing for the token's own object.
     copied: Option<(Token, Weak<Generation>)>,
 }
 
@@ -57,6 +57,20 @@ impl Place {
                     copied: None,
                 })
             }
+        }
+    }
+
+    /// A key that was unwrapped to an object of the anchor session: it is destroyed as a copy is.
+    pub(crate) fn unwrapped(
+        token: &Token,
+        generation: &Arc<Generation>,
+        handle: ObjectHandle,
+    ) -> Self {
+        generation.copy_made();
+        Self {
+            login: generation.number,
+            handle,
+            copied: Some((token.clone(), Arc::downgrade(generation))),
         }
     }
 

@@ -188,6 +188,22 @@ pub enum Error {
         /// What is missing.
         kek: String,
     },
+    /// An enrolment was to bring a key-encryption key that the token has.
+    #[error("token `{token}` already has {kek}; nothing of this delivery was brought in")]
+    KekPresent {
+        /// The token's label.
+        token: String,
+        /// Its name and id.
+        kek: String,
+    },
+    /// What a caller gave is not fit for the operation. The caller is to blame.
+    #[error("{operation} is not possible: {reason}")]
+    Input {
+        /// What was asked.
+        operation: &'static str,
+        /// Why.
+        reason: &'static str,
+    },
     /// A wrapped key or a ciphertext does not open: altered, or made with another key. Whoever gave it is to blame; the
     /// token was seen to be well.
     #[error("{operation} failed: what was given is altered, or made with another key")]

@@ -18,8 +18,8 @@ use cryptoki::{
 use keyhaven_types::{KeyAlgorithm, SignatureScheme};
 
 use crate::{
-    Error, FaultClass, Token, Uri, copy::Place, generation::Generation, session::OpenSession, sign,
-    spki::PublicKey, uri,
+    Error, FaultClass, Token, Uri, copy::Place, generation::Generation, managed::ManagedKey,
+    session::OpenSession, sign, spki::PublicKey, uri,
 };
 
 /// A private key in a token. Clones are the same key.
@@ -28,19 +28,42 @@ pub struct PrivateKey(Arc<Inner>);
 
 struct Inner {
     token: Token,
-    uri: Uri,
+    origin: Origin,
     label: String,
     public: PublicKey,
     /// Proven, in order of preference.
     schemes: Vec<SignatureScheme>,
     warnings: Vec<String>,
-    /// What it is in the present login.
-    place: Mutex<Place>,
     /// Signatures since the handle was found.
     signatures: AtomicU64,
 }
 
+/// Where the key is, and how it is had again in another login.
+enum Origin {
+    /// An object of the token, by its URI, and what it is in the present login.
+    Found { uri: Box<Uri>, place: Mutex<Place> },
+    /// Unwrapped for this site.
+    Managed(ManagedKey),
+}
+
 impl PrivateKey {
+    /// A managed key, which was compared with its public part when it was unwrapped; its schemes were proven of its kind.
+    pub(crate) fn managed(
+        key: ManagedKey,
+        public: PublicKey,
+        schemes: Vec<SignatureScheme>,
+    ) -> Self {
+        Self(Arc::new(Inner {
+            token: key.site().token().clone(),
+            label: key.label(),
+            origin: Origin::Managed(key),
+            public,
+            schemes,
+            warnings: Vec::new(),
+            signatures: AtomicU64::new(0),
+        }))
+    }
+
     pub(crate) fn load(
         token: &Token,
         generation: &Arc<Generation>,
@@ -69,12 +92,14 @@ impl PrivateKey {
         };
         Ok(Self(Arc::new(Inner {
             token: token.clone(),
-            uri: uri.clone(),
+            origin: Origin::Found {
+                uri: Box::new(uri.clone()),
+                place: Mutex::new(place),
+            },
             label,
             public,
             schemes,
             warnings,
-            place: Mutex::new(place),
             signatures: AtomicU64::new(0),
         })))
     }
@@ -113,16 +138,30 @@ impl PrivateKey {
         &self.0.public
     }
 
-    /// Its handle in this login; found and copied again after a reconnection.
-    pub(crate) fn handle(&self, generation: &Arc<Generation>) -> Result<ObjectHandle, Error> {
-        let mut place = self.0.place.lock().unwrap_or_else(PoisonError::into_inner);
-        if !place.is_of(generation) {
-            let anchor = generation.anchor();
-            let object = find(&anchor, &self.0.token, &self.0.uri)?;
-            *place = Place::of(&self.0.token, generation, &anchor, object, &self.0.label)?;
+    /// Its handle in this login; found and copied, or unwrapped, again after a reconnection. The session is that of the
+    /// thread.
+    pub(crate) fn handle(
+        &self,
+        generation: &Arc<Generation>,
+        session: &OpenSession,
+    ) -> Result<ObjectHandle, Error> {
+        let (handle, is_new) = match &self.0.origin {
+            Origin::Managed(key) => key.handle(generation, session)?,
+            Origin::Found { uri, place } => {
+                let mut place = place.lock().unwrap_or_else(PoisonError::into_inner);
+                let is_new = !place.is_of(generation);
+                if is_new {
+                    let anchor = generation.anchor();
+                    let object = find(&anchor, &self.0.token, uri)?;
+                    *place = Place::of(&self.0.token, generation, &anchor, object, &self.0.label)?;
+                }
+                (place.handle(), is_new)
+            }
+        };
+        if is_new {
             self.0.signatures.store(0, Ordering::Release);
         }
-        Ok(place.handle())
+        Ok(handle)
     }
 
     /// Whether the signature that is now being made must be verified: RSA always, since one faulty CRT signature
@@ -328,7 +367,7 @@ fn is_lost(error: &Error) -> bool {
 }
 
 /// One EC or Ed25519 signature in so many is verified before it is used.
-const SAMPLE: u64 = 64;
+pub(crate) const SAMPLE: u64 = 64;
 /// Objects that a message lists.
 const NAMES_MAX: usize = 20;
 /// Unlike any message of TLS, X.509 or JWT.

@@ -75,7 +75,7 @@ impl Worker {
             });
         }
         let signature = self.twice(key.token(), |own| {
-            let handle = key.handle(&own.owner.generation)?;
+            let handle = key.handle(&own.owner.generation, &own.session)?;
             sign::sign(&own.session, handle, scheme, message)
         })?;
         if key.is_checked_now() && !key.public().verifies(scheme, message, &signature) {

@@ -11,6 +11,7 @@ pub(crate) mod kcv;
 pub(crate) mod part;
 pub(crate) mod scoped;
 mod selftest;
+mod site;
 pub(crate) mod template;
 
 use keyhaven_types::{KekId, KeyId, KeyKind, Purpose};
@@ -18,6 +19,7 @@ use keyhaven_types::{KekId, KeyId, KeyKind, Purpose};
 pub use self::{
     central::{CentralToken, Made, Transport},
     ceremony::{Ceremony, CeremonyError},
+    site::{Enrolment, KekName, ManagedKey, OaepHash, SiteToken, oaep_encrypt, verifies},
 };
 pub use crate::Error;
 

@@ -4,22 +4,18 @@
 //! pair must not outlive the delivery: a blob for it could be unwrapped again without the template that binds a class's
 //! key. Invariant: the private part is an object of this value's own session, and all keys of a delivery come in or none.
 
+use std::sync::Arc;
+
 use cryptoki::{mechanism::Mechanism, object::ObjectHandle};
 
 use super::keks::{self, KekName};
 use crate::{
     Error, Token,
     generation::Generation,
-    managed::{
-        central::find,
-        part,
-        scoped::Scoped,
-        template::{self, TRANSPORT_BITS},
-    },
-    raw::Way,
+    managed::{central::find, part, scoped::Scoped, template},
+    raw::{Item, Way},
     session::OpenSession,
 };
-use std::sync::Arc;
 
 /// A transport pair that waits for a delivery. Dropping it closes the session that the private part lives in.
 pub struct Enrolment {
@@ -40,7 +36,8 @@ impl Enrolment {
         let session = token.open_session(&generation)?;
         let made = {
             let _inside = token.enter(&generation)?;
-            make(&session).map_err(|error| token.failed(&generation, error))?
+            make(&session, &template::transport_public())
+                .map_err(|error| token.failed(&generation, error))?
         };
         Ok(Self {
             token: token.clone(),
@@ -137,15 +134,10 @@ impl std::fmt::Debug for Enrolment {
     }
 }
 
-fn make(session: &OpenSession) -> Result<(ObjectHandle, Vec<u8>), Error> {
-    let (private, spki) = make_pair(session, TRANSPORT_BITS)?;
-    Ok((private, spki))
-}
-
 /// A transport pair as session objects: the private part, and the public one as DER SubjectPublicKeyInfo.
-pub(super) fn make_pair(
+pub(super) fn make(
     session: &OpenSession,
-    bits: std::ffi::c_ulong,
+    template: &[Item],
 ) -> Result<(ObjectHandle, Vec<u8>), Error> {
     let (public, private) = session
         .raw()
@@ -153,16 +145,18 @@ pub(super) fn make_pair(
             raw.generate_pair(
                 session,
                 &Mechanism::RsaPkcsKeyPairGen,
-                &template::transport_public(bits),
+                template,
                 &template::transport_private(),
             )
         })
         .map_err(|source| Error::token(MAKE, source))?;
-    let private = Scoped::new(session, private);
     let public = Scoped::new(session, public);
-    let spki = part::read_rsa(session, public.handle())?;
-    let spki = spki.ok_or_else(|| Error::answer(MAKE, "no public part"))?;
-    Ok((private.keep(), spki))
+    let spki = part::read_rsa(session, public.handle())
+        .and_then(|spki| spki.ok_or_else(|| Error::answer(MAKE, "no public part")));
+    if spki.is_err() {
+        drop(Scoped::new(session, private));
+    }
+    Ok((private, spki?))
 }
 
 const MAKE: &str = "making a transport pair";

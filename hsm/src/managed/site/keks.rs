@@ -108,7 +108,9 @@ pub(super) fn named(session: &OpenSession) -> Result<Vec<Kek>, Error> {
         };
         let id = id.as_slice().try_into().ok().map(KekId);
         let label = std::str::from_utf8(label).ok();
-        let name = label.zip(id).and_then(|(label, id)| KekName::parse(label, id));
+        let name = label
+            .zip(id)
+            .and_then(|(label, id)| KekName::parse(label, id));
         found.extend(name.map(|name| Kek { name, handle }));
     }
     Ok(found)
@@ -160,9 +162,9 @@ fn heeds_template(
     let is_by_template = |template: &[Item]| match try_unwrap(session, kwp, key, template) {
         Err(CryptokiError::Pkcs11(RvError::TemplateInconsistent, _)) => Ok(true),
         Ok(made) => {
-            session.destroy_object(made).map_err(|source| {
-                Error::token("destroying what a made-up blob became", source)
-            })?;
+            session
+                .destroy_object(made)
+                .map_err(|source| Error::token("destroying what a made-up blob became", source))?;
             Ok(false)
         }
         Err(_) => Ok(false),

@@ -21,11 +21,13 @@ use cryptoki::object::ObjectHandle;
 use cryptoki_sys::CK_MECHANISM_TYPE;
 use keyhaven_types::{KekId, KeyKind, Operation, SignatureScheme};
 
-use self::{keks::Kek, proof::Proven};
-use super::{PublicPart, Spec, central::find};
-use crate::{
-    Error, Token, Worker, generation::Generation, quirks::Quirks, session::OpenSession,
+use self::{
+    bench::{Bench, Transport},
+    keks::Kek,
+    proof::Proven,
 };
+use super::{PublicPart, Spec, central::find};
+use crate::{Error, Token, Worker, generation::Generation, quirks::Quirks, session::OpenSession};
 
 pub use self::{
     enrol::Enrolment,
@@ -60,8 +62,10 @@ impl SiteToken {
         let generation = token.generation()?;
         let _inside = token.enter(&generation)?;
         let failed = |error| token.failed(&generation, error);
-        let keks = look(token, &generation).map_err(failed)?;
-        let proven = proof::run(token, &generation).map_err(failed)?;
+        let session = token.open_session(&generation)?;
+        let transport = transport(token, &session).map_err(failed)?;
+        let keks = look(token, &generation, &transport).map_err(failed)?;
+        let proven = proof::run(token, &generation, &transport).map_err(failed)?;
         Ok(Self(Arc::new(Inner {
             token: token.clone(),
             proven,
@@ -169,7 +173,12 @@ impl SiteToken {
                 found: keks::find(session, self.quirks(), self.kwp())?,
             }
         } else {
-            look(self.token(), generation)?
+            let session = self.token().open_session(generation)?;
+            look(
+                self.token(),
+                generation,
+                &transport(self.token(), &session)?,
+            )?
         };
         let keks = Arc::new(keks);
         *self.0.keks.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&keks);
@@ -187,20 +196,31 @@ impl std::fmt::Debug for SiteToken {
     }
 }
 
+fn transport<'a>(token: &Token, session: &'a OpenSession) -> Result<Transport<'a>, Error> {
+    Transport::new(session).map_err(|error| match error {
+        error if role::is_away(&error) => error,
+        error => refused(token, vec![format!("make transport pairs ({error})")]),
+    })
+}
+
 /// Proves the role and finds the keys, in a session for this alone: what is refused may leave something active in it.
-fn look(token: &Token, generation: &Generation) -> Result<Keks, Error> {
+fn look(token: &Token, generation: &Generation, transport: &Transport<'_>) -> Result<Keks, Error> {
     let session = token.open_session(generation)?;
     let quirks = token.quirks();
-    let failed = role::run(&session, quirks)?;
+    let failed = role::run(&Bench::new(&session, quirks, transport))?;
     if !failed.is_empty() {
-        return Err(Error::RoleRefused {
-            role: "a site",
-            module: quirks.name.to_owned(),
-            failed,
-        });
+        return Err(refused(token, failed));
     }
     Ok(Keks {
         login: generation.number,
         found: keks::find(&session, quirks, find::kwp(quirks))?,
     })
+}
+
+fn refused(token: &Token, failed: Vec<String>) -> Error {
+    Error::RoleRefused {
+        role: "a site",
+        module: token.quirks().name.to_owned(),
+        failed,
+    }
 }
