@@ -42,8 +42,8 @@ impl Mirror {
         if (seen.era, seen.revision) > (head.era, head.revision) {
             return Err(HISTORY);
         }
-        match self.chain_at(seen.revision) {
-            Some((era, chain)) if era == seen.era && chain == seen.chain => Ok(()),
+        match self.past_head(seen.revision) {
+            Some(past) if past.era == seen.era && past.chain == seen.chain => Ok(()),
             _ => Err(FORKED),
         }
     }

@@ -8,7 +8,7 @@ use keyhaven_wire::kms::{
 
 use super::{
     Mirror, Step, Work, changes,
-    plan::{Draft, Planned, Rewrap, refuse},
+    plan::{Claim, Draft, Planned, Rewrap, Rewrapped, refuse},
     store_key,
 };
 use crate::records::sha256;
@@ -16,14 +16,16 @@ use crate::records::sha256;
 impl Mirror {
     /// Key-encryption keys of the token that no class has.
     pub fn free(&self, pool: &[(Purpose, KekId)]) -> Vec<(Purpose, KekId)> {
-        let is_taken = |kek: &KekId| {
-            let mut epochs = self.classes().flat_map(|(class, _)| &class.epochs);
-            epochs.any(|epoch| epoch.kek == *kek)
-        };
-        pool.iter()
-            .filter(|(_, kek)| !is_taken(kek))
+        let pool = pool.iter();
+        pool.filter(|(_, kek)| !self.is_taken(*kek))
             .copied()
             .collect()
+    }
+
+    /// Whether a class has a key-encryption key.
+    pub(super) fn is_taken(&self, kek: KekId) -> bool {
+        let mut epochs = self.classes().flat_map(|(class, _)| &class.epochs);
+        epochs.any(|epoch| epoch.kek == kek)
     }
 
     /// How many of them there are for each purpose.
@@ -80,19 +82,14 @@ impl Mirror {
             epochs,
             revision: 0,
         };
-        let mut draft = Draft::default();
-        self.on_every_class(&mut draft);
+        // Two classes must not take one key-encryption key at the same time.
+        let claims = record.epochs.iter().map(|epoch| Claim::Kek(epoch.kek));
+        let mut draft = Draft {
+            claims: claims.collect(),
+            ..Draft::default()
+        };
         draft.write(self, Record::Class(record), None);
         Ok(Step::Write(draft))
-    }
-
-    /// Two classes must not take one key-encryption key at the same time.
-    fn on_every_class(&self, draft: &mut Draft) {
-        for (class, _) in self.classes() {
-            draft.on(self, store_key::class(&class.name));
-        }
-        // And nobody must make one meanwhile.
-        draft.on(self, POOL.to_vec());
     }
 
     fn known_class(&self, name: &Name) -> Planned<&ClassRecord> {
@@ -164,7 +161,10 @@ impl Mirror {
             });
         }
         let mut draft = Draft::default();
-        self.on_every_class(&mut draft);
+        let added = &next.epochs[class.epochs.len()..];
+        draft
+            .claims
+            .extend(added.iter().map(|epoch| Claim::Kek(epoch.kek)));
         draft.write(self, Record::Class(next), None);
         draft.warnings.push(format!(
             "the new key-encryption keys are not in use yet: hold a ceremony for each site of the class, then \
@@ -214,59 +214,72 @@ impl Mirror {
         Ok(Step::Work(Work::Rewrap(stale)))
     }
 
-    pub(super) fn rewrapped(&self, name: &Name, wraps: Vec<Vec<u8>>) -> Planned {
+    /// What was wrapped anew, as far as it is still what it was.
+    pub(super) fn rewrapped(&self, name: &Name, rewrapped: Vec<Rewrapped>) -> Planned {
         let class = self.known_class(name)?;
-        let stale = self.stale(class, &newest_epochs(class));
-        if stale.len() != wraps.len() {
-            return refuse(
-                RefusedCode::Unknown,
-                "the keys have changed meanwhile; run it again",
-            );
-        }
+        let newest = newest_epochs(class);
         let mut draft = Draft {
             more: true,
             ..Draft::default()
         };
         draft.on(self, store_key::class(name));
-        for (rewrap, wrap) in stale.into_iter().zip(wraps) {
-            let mut parts = rewrap.parts;
-            let manifest = Manifest {
-                epoch: rewrap.epoch,
-                kek: rewrap.kek,
-                site_wrap: sha256(&wrap),
-                ..rewrap.manifest
+        for Rewrapped { of, site_wrap } in rewrapped {
+            let Some((manifest, entry)) = self.version(of.manifest.id, of.manifest.version) else {
+                continue;
             };
-            parts.site_wrap = wrap;
+            let is_same = manifest.root_wrap == of.manifest.root_wrap
+                && manifest.state < KeyState::Destroyed
+                && !newest.contains(&manifest.kek)
+                && newest.contains(&of.kek);
+            if !is_same {
+                continue;
+            }
+            let manifest = Manifest {
+                epoch: of.epoch,
+                kek: of.kek,
+                site_wrap: sha256(&site_wrap),
+                ..manifest.clone()
+            };
+            let mut parts = entry.parts.clone().unwrap_or_default();
+            parts.site_wrap = site_wrap;
             draft.write(self, Record::Version(manifest), Some(parts));
+        }
+        if draft.records.is_empty() {
+            // All of it has changed meanwhile.
+            return self.plan_rewrap(name);
         }
         Ok(Step::Write(draft))
     }
 
     /// Versions under an old epoch, as many as one transaction takes.
     fn stale(&self, class: &ClassRecord, newest: &[KekId]) -> Vec<Rewrap> {
-        let mut bytes = 0;
-        self.all_versions()
-            .filter(|(manifest, _)| {
-                manifest.class == class.name
-                    && manifest.state < KeyState::Destroyed
-                    && !newest.contains(&manifest.kek)
-            })
-            .filter_map(|(manifest, entry)| {
-                let epoch = class
-                    .epochs
-                    .iter()
-                    .rev()
-                    .find(|epoch| epoch.purpose == manifest.purpose)?;
-                bytes += changes::entry_bytes(entry);
-                (bytes < REWRAP_BYTES_MAX).then(|| Rewrap {
-                    manifest: manifest.clone(),
-                    parts: entry.parts.clone().unwrap_or_default(),
-                    epoch: epoch.epoch,
-                    kek: epoch.kek,
-                })
-            })
-            .take(REWRAP_MAX)
-            .collect()
+        let (mut stale, mut bytes) = (Vec::new(), 0);
+        for (manifest, entry) in self.all_versions() {
+            let is_stale = manifest.class == class.name
+                && manifest.state < KeyState::Destroyed
+                && !newest.contains(&manifest.kek);
+            let mut epochs = class.epochs.iter().rev();
+            let newest = epochs.find(|epoch| epoch.purpose == manifest.purpose);
+            let Some(newest) = newest.filter(|_| is_stale) else {
+                continue;
+            };
+            bytes += changes::entry_bytes(entry);
+            let is_full = stale.len() == REWRAP_MAX || bytes > REWRAP_BYTES_MAX;
+            if is_full && !stale.is_empty() {
+                break;
+            }
+            stale.push(Rewrap {
+                manifest: manifest.clone(),
+                root_wrap: entry
+                    .parts
+                    .as_ref()
+                    .map(|parts| parts.root_wrap.clone())
+                    .unwrap_or_default(),
+                epoch: newest.epoch,
+                kek: newest.kek,
+            });
+        }
+        stale
     }
 
     fn sites_without(&self, class: &ClassRecord, newest: &[KekId]) -> Vec<String> {
@@ -305,8 +318,6 @@ fn newest_epochs(class: &ClassRecord) -> Vec<KekId> {
         .collect()
 }
 
-/// Stands for the pool where drafts say what they were planned on.
-const POOL: &[u8] = b"pool";
 /// Versions of one transaction.
 const REWRAP_MAX: usize = 64;
 const REWRAP_BYTES_MAX: usize = 48 * 1024;

@@ -50,32 +50,38 @@ impl Acks {
 }
 
 impl Mirror {
-    /// Whether what a revision wrote holds at every site. `committed_ms` is when it was written and `now_ms` now, by
-    /// the wall clock.
-    pub fn enforced(&self, acks: &Acks, revision: u64, committed_ms: u64, now_ms: u64) -> Answer {
-        let waiting_for: Vec<Name> = self
-            .sites()
-            .filter(|site| !site.evicted && !site.holds.is_empty())
-            .filter(|site| {
-                acks.of(&site.name)
-                    .is_none_or(|heard| heard.applied < revision)
-            })
-            .map(|site| site.name.clone())
-            .collect();
+    /// Whether what a revision wrote holds at every site. `age_ms` says how long ago a revision was committed, rather
+    /// less than more.
+    pub fn enforced(&self, acks: &Acks, revision: u64, age_ms: impl Fn(u64) -> u64) -> Answer {
         // One hundredth for clocks that run slow, and two seconds for what is under way.
-        let bound_ms = u64::from(self.bound_of(revision, committed_ms)) * 1010 + 2000;
-        let left_ms = (committed_ms + bound_ms).saturating_sub(now_ms);
-        let all_said = revision <= self.head_or_none().revision && waiting_for.is_empty();
+        let lasts_ms = |revision| u64::from(self.bound_of(revision)) * 1010 + 2000;
+        let left_ms = |revision: u64| lasts_ms(revision).saturating_sub(age_ms(revision));
+        let (mut waiting_for, mut at_most_ms) = (Vec::new(), 0);
+        for site in self.sites().filter(|site| !site.holds.is_empty()) {
+            let has_it = acks
+                .of(&site.name)
+                .is_some_and(|heard| heard.applied >= revision);
+            let mut left = left_ms(revision);
+            if site.evicted {
+                // It gets no new lease since then, and no word either.
+                left = left.min(left_ms(site.revision));
+            }
+            if !has_it && left > 0 {
+                waiting_for.push(site.name.clone());
+                at_most_ms = at_most_ms.max(left);
+            }
+        }
         Answer::Enforced {
-            enforced: all_said || left_ms == 0,
-            at_most_s: if all_said { 0 } else { left_ms.div_ceil(1000) },
+            enforced: waiting_for.is_empty(),
+            at_most_s: at_most_ms.div_ceil(1000),
             waiting_for,
         }
     }
 
     /// The longest lease in seconds that may have run when this revision was written, over the classes that it was
     /// about; over all when that cannot be told.
-    fn bound_of(&self, revision: u64, committed_ms: u64) -> u32 {
+    fn bound_of(&self, revision: u64) -> u32 {
+        let committed_ms = self.past_head(revision).map_or(0, |past| past.at_ms);
         let mut about: Vec<&Name> = Vec::new();
         let mut records = 0;
         let mut is_known = true;

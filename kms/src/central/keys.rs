@@ -10,7 +10,7 @@ use x509_parser::{extensions::GeneralName, prelude::FromDer as _, prelude::X509C
 
 use super::{
     Mirror, Step, Work,
-    plan::{Draft, Made, Planned, refuse},
+    plan::{Claim, Draft, Made, Planned, refuse},
     store_key,
 };
 use crate::records::sha256;
@@ -58,7 +58,7 @@ impl Mirror {
                 format!("a key of kind {} cannot be for {}", key.kind, key.purpose),
             );
         }
-        if self.find(&KeyRef::Name(key.name.clone())).is_some() {
+        if self.key_named(&key.name).is_some() {
             return refuse(
                 RefusedCode::Exists,
                 format!(
@@ -78,8 +78,26 @@ impl Mirror {
                 ),
             );
         }
+        self.check_hosts(&key.server_names, None)?;
         self.current_kek(&key.class, key.purpose)
             .map(|(.., kek)| kek)
+    }
+
+    /// A host name is served with one key that is in use.
+    fn check_hosts(&self, names: &[String], own: Option<KeyId>) -> Planned<()> {
+        for name in names {
+            let others = self.keys_of_host(name);
+            if let Some(other) = others.into_iter().find(|other| Some(other.id) != own) {
+                return refuse(
+                    RefusedCode::Exists,
+                    format!(
+                        "`{name}` is served with key `{}` already; rotate that one, or revoke it first",
+                        other.name
+                    ),
+                );
+            }
+        }
+        Ok(())
     }
 
     pub(super) fn plan_create(&self, key: &NewKey, id: KeyId) -> Planned {
@@ -148,11 +166,17 @@ impl Mirror {
     ) -> Planned {
         self.check_new(key)?;
         let (class, epoch, kek) = self.current_kek(&key.class, key.purpose)?;
-        check_chain(&chain, &made.public)?;
+        if made.material.kek != kek {
+            return refuse_changed();
+        }
+        check_chain(&chain, &made.material.public)?;
         let mut server_names = key.server_names.clone();
         if server_names.is_empty() && key.purpose == Purpose::Handshake {
             server_names = names_of(&chain);
+            self.check_hosts(&server_names, None)?;
         }
+        let mut claims = host_claims(&server_names, id);
+        claims.push(Claim::KeyName(key.name.clone()));
         let record = KeyRecord {
             id,
             name: key.name.clone(),
@@ -164,9 +188,10 @@ impl Mirror {
             versions: 1,
             revision: 0,
         };
-        let (manifest, parts) = version(&record, 1, epoch, kek, provenance, chain, made);
+        let (manifest, parts) = version(&record, epoch, provenance, chain, made);
         let mut draft = Draft {
             about: Some((id, 1)),
+            claims,
             ..Draft::default()
         };
         draft.on(self, store_key::class(&class.name));
@@ -192,21 +217,17 @@ impl Mirror {
         let (class, epoch, kek) = self.current_kek(&key.class, key.purpose)?;
         let mut next = key.clone();
         next.versions += 1;
+        if (made.material.id, made.material.version, made.material.kek)
+            != (key.id, next.versions, kek)
+        {
+            return refuse_changed();
+        }
         let mut draft = Draft {
             about: Some((key.id, next.versions)),
             ..Draft::default()
         };
         draft.on(self, store_key::class(&class.name));
-        let (manifest, parts) = version(
-            &next,
-            next.versions,
-            epoch,
-            kek,
-            Provenance::Generated,
-            Vec::new(),
-            made,
-        );
-        let mut manifest = manifest;
+        let (mut manifest, parts) = version(&next, epoch, Provenance::Generated, Vec::new(), made);
         if key.purpose == Purpose::Handshake {
             // It serves when its certificate has come; until then the former version does.
             manifest.state = KeyState::Pending;
@@ -367,6 +388,8 @@ impl Mirror {
         if next.server_names.is_empty() {
             next.server_names = names_of(chain);
         }
+        self.check_hosts(&next.server_names, Some(key.id))?;
+        draft.claims = host_claims(&next.server_names, key.id);
         let mut certified = Manifest {
             chain: chain_digest(chain),
             ..manifest.clone()
@@ -387,11 +410,22 @@ impl Mirror {
 
     pub(super) fn key_page(&self, after: Option<&Name>) -> Step {
         let keys = self.keys_after(after);
-        let page: Vec<KeyRecord> = keys.iter().take(PAGE).map(|key| (*key).clone()).collect();
-        Step::Answer(Answer::Keys {
-            more: keys.len() > page.len(),
-            keys: page,
-        })
+        let (mut page, mut bytes, mut more) = (Vec::new(), 0, false);
+        for key in keys {
+            // Names of hosts make most of it.
+            bytes += 128 + key.name.as_str().len() + key.class.as_str().len();
+            bytes += key
+                .server_names
+                .iter()
+                .map(|name| name.len() + 2)
+                .sum::<usize>();
+            if page.len() == PAGE || (bytes > PAGE_BYTES && !page.is_empty()) {
+                more = true;
+                break;
+            }
+            page.push(key.clone());
+        }
+        Step::Answer(Answer::Keys { keys: page, more })
     }
 
     pub(super) fn key_shown(&self, key: &KeyRef) -> Planned {
@@ -411,34 +445,33 @@ impl Mirror {
 
 fn version(
     key: &KeyRecord,
-    number: u32,
     epoch: u32,
-    kek: KekId,
     provenance: Provenance,
     chain: Vec<Vec<u8>>,
     made: Made,
 ) -> (Manifest, VersionParts) {
+    let Made { material, at_ms } = made;
     let manifest = Manifest {
         id: key.id,
-        version: number,
+        version: key.versions,
         kind: key.kind,
         purpose: key.purpose,
-        public: made.public,
+        public: material.public,
         operations: key.purpose.operations().to_vec(),
         state: KeyState::Active,
         class: key.class.clone(),
         epoch,
-        kek,
-        site_wrap: sha256(&made.site_wrap),
-        root_wrap: sha256(&made.root_wrap),
+        kek: material.kek,
+        site_wrap: sha256(&material.site_wrap),
+        root_wrap: sha256(&material.root_wrap),
         chain: chain_digest(&chain),
         provenance,
-        made_ms: made.at_ms,
+        made_ms: at_ms,
         revision: 0,
     };
     let parts = VersionParts {
-        site_wrap: made.site_wrap,
-        root_wrap: made.root_wrap,
+        site_wrap: material.site_wrap,
+        root_wrap: material.root_wrap,
         chain,
     };
     (manifest, parts)
@@ -462,6 +495,21 @@ fn onward(
         manifest.root_wrap = sha256(&[]);
     }
     (manifest, Some(parts))
+}
+
+fn host_claims(names: &[String], key: KeyId) -> Vec<Claim> {
+    let names = names.iter();
+    names
+        .map(|name| Claim::HostName(name.clone(), key))
+        .collect()
+}
+
+/// The token's work was for what stood before; it is planned again.
+fn refuse_changed<T>() -> Planned<T> {
+    refuse(
+        RefusedCode::Unknown,
+        "what it is about has changed meanwhile; ask again",
+    )
 }
 
 fn fits(chain: &[Vec<u8>], public: &Public) -> bool {
@@ -549,8 +597,10 @@ fn is_host_name(name: &str) -> bool {
     name.len() <= 253 && name.split('.').all(is_label)
 }
 
-/// Keys of one answer: with long names of hosts, what a frame can hold.
-const PAGE: usize = 64;
+/// Keys of one answer.
+const PAGE: usize = 500;
+/// And their bytes: what a frame can hold, with room.
+const PAGE_BYTES: usize = 96 * 1024;
 /// Versions of one answer.
 const VERSIONS_SHOWN: usize = 100;
 /// Versions that one transaction takes onward.

@@ -2,7 +2,10 @@
 //!
 //! Follows the store and never leads it. Invariant: what is in here central signed, and of each record only the latest.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    ops::Bound,
+};
 
 use keyhaven_types::{Identity, KeyId, Name};
 use keyhaven_wire::kms::{
@@ -21,18 +24,39 @@ pub struct Item {
     pub record: Record,
 }
 
+/// A head that was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PastHead {
+    /// Its era.
+    pub era: u32,
+    /// Its chain.
+    pub chain: [u8; 32],
+    /// When it was written, by the writing central's wall clock, in milliseconds since 1970.
+    pub at_ms: u64,
+}
+
+impl From<&Head> for PastHead {
+    fn from(head: &Head) -> Self {
+        Self {
+            era: head.era,
+            chain: head.chain,
+            at_ms: head.at_ms,
+        }
+    }
+}
+
 /// Everything.
 #[derive(Debug)]
 pub struct Mirror {
     central: CentralKey,
     items: BTreeMap<StoreKey, Item>,
     by_revision: BTreeMap<u64, BTreeSet<StoreKey>>,
-    key_names: HashMap<Name, KeyId>,
+    key_names: BTreeMap<Name, KeyId>,
     server_names: HashMap<String, BTreeSet<KeyId>>,
     sites_by_identity: HashMap<Identity, Name>,
     head: Option<(Head, Signed)>,
     /// Chains by revision, to find where a site's history left ours.
-    heads: BTreeMap<u64, (u32, [u8; 32])>,
+    heads: BTreeMap<u64, PastHead>,
     /// What was not believed, by store key.
     refused: BTreeMap<StoreKey, String>,
 }
@@ -44,7 +68,7 @@ impl Mirror {
             central,
             items: BTreeMap::new(),
             by_revision: BTreeMap::new(),
-            key_names: HashMap::new(),
+            key_names: BTreeMap::new(),
             server_names: HashMap::new(),
             sites_by_identity: HashMap::new(),
             head: None,
@@ -59,14 +83,21 @@ impl Mirror {
     }
 
     /// Takes what the store has under a key. What is not central's is refused and remembered: it is never served.
-    pub fn take(&mut self, key: &[u8], value: &[u8]) {
-        if let Err(why) = self.try_take(key, value) {
-            let name = String::from_utf8_lossy(key).into_owned();
-            let why = format!("{name}: {why}");
-            self.refused.insert(key.to_vec(), why);
-        } else {
-            self.refused.remove(key);
+    ///
+    /// # Errors
+    /// Why it was refused.
+    pub fn take(&mut self, key: &[u8], value: &[u8]) -> Result<(), Distrust> {
+        let taken = self.try_take(key, value);
+        match &taken {
+            Err(why) => {
+                let why = format!("{}: {why}", store_key::name(key));
+                self.refused.insert(key.to_vec(), why);
+            }
+            Ok(()) => {
+                self.refused.remove(key);
+            }
         }
+        taken
     }
 
     fn try_take(&mut self, key: &[u8], value: &[u8]) -> Result<(), Distrust> {
@@ -85,7 +116,7 @@ impl Mirror {
             if store_key::past_head(head.revision) != key {
                 return Err(Distrust::Parts("a past head under another revision"));
             }
-            self.heads.insert(head.revision, (head.era, head.chain));
+            self.heads.insert(head.revision, PastHead::from(&head));
             return Ok(());
         }
         let entry: Entry = read(value)?;
@@ -93,8 +124,7 @@ impl Mirror {
         if store_key::of(&record).as_deref() != Some(key) {
             return Err(Distrust::Parts("a record under another one's name"));
         }
-        self.insert(key.to_vec(), Item { entry, record });
-        Ok(())
+        self.insert(key.to_vec(), Item { entry, record })
     }
 
     fn take_head(&mut self, head: Head, signed: Signed) -> Result<(), Distrust> {
@@ -103,18 +133,21 @@ impl Mirror {
         {
             return Err(Distrust::Parts("the head went back"));
         }
-        self.heads.insert(head.revision, (head.era, head.chain));
+        self.heads.insert(head.revision, PastHead::from(&head));
         self.head = Some((head, signed));
         Ok(())
     }
 
-    fn insert(&mut self, key: StoreKey, item: Item) {
+    fn insert(&mut self, key: StoreKey, item: Item) -> Result<(), Distrust> {
         let revision = store_key::revision_of(&item.record).unwrap_or(0);
         if let Some(old) = self.items.get(&key) {
             let known = store_key::revision_of(&old.record).unwrap_or(0);
-            // The store tells of what we wrote ourselves, too.
+            // After a reload the store may tell of something again.
+            if known == revision && old.record == item.record {
+                return Ok(());
+            }
             if known >= revision {
-                return;
+                return Err(Distrust::Parts("an older record was put back"));
             }
             if let Some(keys) = self.by_revision.get_mut(&known) {
                 keys.remove(&key);
@@ -129,6 +162,7 @@ impl Mirror {
             .or_default()
             .insert(key.clone());
         self.items.insert(key, item);
+        Ok(())
     }
 
     fn index(&mut self, record: &Record) {
@@ -166,9 +200,9 @@ impl Mirror {
         )
     }
 
-    /// Era and chain at a revision.
-    pub fn chain_at(&self, revision: u64) -> Option<(u32, [u8; 32])> {
-        self.heads.get(&revision).copied()
+    /// The head as it was at a revision.
+    pub fn past_head(&self, revision: u64) -> Option<&PastHead> {
+        self.heads.get(&revision)
     }
 
     /// A record by its store key.
@@ -258,13 +292,29 @@ impl Mirror {
     }
 
     /// Every key whose name is after this one, in the order of their names.
-    pub fn keys_after(&self, after: Option<&Name>) -> Vec<&KeyRecord> {
-        let mut keys: Vec<&KeyRecord> = self
-            .keys()
-            .filter(|key| after.is_none_or(|after| key.name > *after))
-            .collect();
-        keys.sort_by(|a, b| a.name.cmp(&b.name));
-        keys
+    pub fn keys_after<'a>(&'a self, after: Option<&Name>) -> impl Iterator<Item = &'a KeyRecord> {
+        let from = after.map_or(Bound::Unbounded, |after| Bound::Excluded(after.clone()));
+        let ids = self.key_names.range((from, Bound::Unbounded));
+        ids.filter_map(|(_, id)| self.key(*id))
+    }
+
+    /// A key by its name.
+    pub fn key_named(&self, name: &Name) -> Option<&KeyRecord> {
+        self.key(*self.key_names.get(name)?)
+    }
+
+    /// Keys in use that name this host, as it is written.
+    pub fn keys_of_host(&self, name: &str) -> Vec<&KeyRecord> {
+        let ids = self.server_names.get(name).into_iter().flatten();
+        ids.filter_map(|id| self.key(*id))
+            .filter(|key| key.current.is_some())
+            .collect()
+    }
+
+    /// Another key in use than this one that names the host.
+    pub(super) fn other_key_of(&self, name: &str, key: KeyId) -> Option<&KeyRecord> {
+        let mut keys = self.keys_of_host(name).into_iter();
+        keys.find(|other| other.id != key)
     }
 
     /// A key.
@@ -275,25 +325,22 @@ impl Mirror {
         }
     }
 
-    /// A key as a caller names it. Of a host name with several keys, the first.
+    /// A key as a caller names it. Of a host name, the one in use.
     pub fn find(&self, key: &KeyRef) -> Option<&KeyRecord> {
         match key {
             KeyRef::Id(id) => self.key(*id),
-            KeyRef::Name(name) => self.key(*self.key_names.get(name)?),
-            KeyRef::ServerName(name) => self.key(*self.serving(name).first()?),
+            KeyRef::Name(name) => self.key_named(name),
+            KeyRef::ServerName(name) => self.serving(name),
         }
     }
 
-    /// Keys of a host name: those that name it, or else those of its wildcard.
-    pub fn serving(&self, name: &str) -> Vec<KeyId> {
-        let wildcard = name
-            .split_once('.')
-            .map(|(_, parent)| format!("*.{parent}"));
-        let found = self
-            .server_names
-            .get(name)
-            .or_else(|| self.server_names.get(&wildcard?));
-        found.into_iter().flatten().copied().collect()
+    /// The key in use of a host name: one that names it, or else one of its wildcard.
+    pub fn serving(&self, name: &str) -> Option<&KeyRecord> {
+        let exact = self.keys_of_host(name).into_iter().next();
+        exact.or_else(|| {
+            let (_, parent) = name.split_once('.')?;
+            self.keys_of_host(&format!("*.{parent}")).into_iter().next()
+        })
     }
 
     /// A version with how it is kept.

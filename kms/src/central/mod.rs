@@ -16,5 +16,5 @@ mod transaction;
 pub use changes::{Followed, HISTORY};
 pub use enforced::{Acks, Heard};
 pub use mirror::{Item, Mirror};
-pub use plan::{Draft, Plan, Rewrap, Step, Work, WorkDone, csr_scheme};
-pub use transaction::{Sealed, Transaction, TransactionError};
+pub use plan::{Claim, Draft, Material, Plan, Rewrap, Rewrapped, Step, Work, WorkDone, csr_scheme};
+pub use transaction::{Numbered, Sealed, SignError, Transaction, TransactionError};

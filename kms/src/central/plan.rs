@@ -3,11 +3,9 @@
 //! The rules for each kind of thing are in `keys`, `classes` and `sites`. Invariant: a draft names everything that it was
 //! planned on, so that it is written only while that still stands.
 
-use std::collections::HashSet;
-
-use keyhaven_types::{KekId, KeyId, KeyKind, Provenance, Purpose, SignatureScheme};
+use keyhaven_types::{Identity, KekId, KeyId, KeyKind, Name, Provenance, Purpose, SignatureScheme};
 use keyhaven_wire::kms::{
-    Manifest, Public, Record, VersionParts,
+    Manifest, Public, RECORD_BYTES_MAX, Record, VersionParts,
     admin::{Answer, Ask, Refused, RefusedCode},
 };
 
@@ -81,26 +79,45 @@ pub enum Work {
 pub struct Rewrap {
     /// As it is.
     pub manifest: Manifest,
-    /// What travels beside it.
-    pub parts: VersionParts,
+    /// Central's wrap.
+    pub root_wrap: Vec<u8>,
     /// The new epoch.
     pub epoch: u32,
     /// The new key-encryption key.
     pub kek: KekId,
 }
 
+/// One version that was wrapped anew.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rewrapped {
+    /// As it was asked for.
+    pub of: Rewrap,
+    /// The new wrap.
+    pub site_wrap: Vec<u8>,
+}
+
+/// A key as it left the token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Material {
+    /// Which key.
+    pub id: KeyId,
+    /// Its version.
+    pub version: u32,
+    /// The class's key-encryption key that it is wrapped under.
+    pub kek: KekId,
+    /// Its public part.
+    pub public: Public,
+    /// Under the class's key-encryption key.
+    pub site_wrap: Vec<u8>,
+    /// Under the root key.
+    pub root_wrap: Vec<u8>,
+}
+
 /// What the token did.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WorkDone {
     /// A key was made or imported.
-    Made {
-        /// Its public part.
-        public: Public,
-        /// Under the class's key-encryption key.
-        site_wrap: Vec<u8>,
-        /// Under the root key.
-        root_wrap: Vec<u8>,
-    },
+    Made(Material),
     /// A transport key was made.
     Transport {
         /// Names it.
@@ -110,8 +127,8 @@ pub enum WorkDone {
     },
     /// A certificate request, DER.
     Csr(Vec<u8>),
-    /// New wraps, in the order asked for.
-    Rewrapped(Vec<Vec<u8>>),
+    /// New wraps.
+    Rewrapped(Vec<Rewrapped>),
     /// Key-encryption keys in the token.
     Pool(Vec<(Purpose, KekId)>),
 }
@@ -123,6 +140,8 @@ pub struct Draft {
     pub records: Vec<(Record, Option<VersionParts>)>,
     /// What it was planned on: store keys with the revision that stood there, or nothing.
     pub planned_on: Vec<(StoreKey, Option<u64>)>,
+    /// What nothing else may have, and nothing has.
+    pub claims: Vec<Claim>,
     /// Whether the head's era rises.
     pub raises_era: bool,
     /// The key that it is about, for the answer.
@@ -131,6 +150,42 @@ pub struct Draft {
     pub warnings: Vec<String>,
     /// Whether the request has more to write after this.
     pub more: bool,
+}
+
+/// Something that only one thing may have.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Claim {
+    /// The name of a key.
+    KeyName(Name),
+    /// A host name, served by this key.
+    HostName(String, KeyId),
+    /// An identity, of this site.
+    Identity(Identity, Name),
+    /// A key-encryption key, for a class.
+    Kek(KekId),
+}
+
+impl Claim {
+    /// What is claimed, without whom for.
+    pub(super) fn thing(&self) -> String {
+        match self {
+            Self::KeyName(name) => format!("key {name}"),
+            Self::HostName(name, _) => format!("host {name}"),
+            Self::Identity(identity, _) => format!("identity {identity}"),
+            Self::Kek(kek) => format!("kek {kek}"),
+        }
+    }
+
+    fn is_free(&self, mirror: &Mirror) -> bool {
+        match self {
+            Self::KeyName(name) => mirror.key_named(name).is_none(),
+            Self::HostName(name, key) => mirror.other_key_of(name, *key).is_none(),
+            Self::Identity(identity, site) => mirror
+                .site_of(identity)
+                .is_none_or(|known| known.name == *site),
+            Self::Kek(kek) => !mirror.is_taken(*kek),
+        }
+    }
 }
 
 impl Draft {
@@ -148,18 +203,35 @@ impl Draft {
         self.planned_on
             .iter()
             .all(|(key, revision)| mirror.revision_at(key) == *revision)
+            && self.claims.iter().all(|claim| claim.is_free(mirror))
     }
 
     /// Store keys that it writes.
-    pub(super) fn keys(&self) -> HashSet<StoreKey> {
+    pub(super) fn keys(&self) -> impl Iterator<Item = StoreKey> {
         let keys = self.records.iter();
         keys.filter_map(|(record, _)| super::store_key::of(record))
-            .collect()
     }
 
     /// Store keys that it was planned on.
     pub(super) fn touches(&self) -> impl Iterator<Item = StoreKey> {
         self.planned_on.iter().map(|(key, _)| key.clone())
+    }
+
+    /// Refuses what no message could carry.
+    fn check(&self) -> Result<(), Refused> {
+        let is_too_long = |(record, _): &(Record, _)| {
+            postcard::to_stdvec(record)
+                .is_ok_and(|body| body.len() + REVISION_ROOM > RECORD_BYTES_MAX)
+        };
+        if self.records.iter().any(is_too_long) {
+            return refuse(
+                RefusedCode::Rule,
+                format!(
+                    "its record would have more than {RECORD_BYTES_MAX} bytes: give it fewer or shorter names"
+                ),
+            );
+        }
+        Ok(())
     }
 
     /// Remembers what stands under a store key now.
@@ -204,6 +276,10 @@ impl Plan {
     /// # Errors
     /// Why it is not done.
     pub fn begin(&self, mirror: &Mirror) -> Result<Step, Refused> {
+        checked(self.first(mirror)?)
+    }
+
+    fn first(&self, mirror: &Mirror) -> Planned {
         match &self.ask {
             Ask::KeyCreate(key) => mirror.plan_create(key, self.fresh),
             Ask::KeyImport(import) => mirror.plan_import(import, self.fresh),
@@ -256,54 +332,20 @@ impl Plan {
     /// # Errors
     /// Why it is not done.
     pub fn go_on(&self, mirror: &Mirror, done: WorkDone) -> Result<Step, Refused> {
+        checked(self.next(mirror, done)?)
+    }
+
+    fn next(&self, mirror: &Mirror, done: WorkDone) -> Planned {
         match (&self.ask, done) {
-            (
-                Ask::KeyCreate(key),
-                WorkDone::Made {
-                    public,
-                    site_wrap,
-                    root_wrap,
-                },
-            ) => {
-                let made = Made {
-                    public,
-                    site_wrap,
-                    root_wrap,
-                    at_ms: self.now_ms,
-                };
+            (Ask::KeyCreate(key), WorkDone::Made(material)) => {
+                let made = Made::new(material, self.now_ms);
                 mirror.create(key, self.fresh, Provenance::Generated, Vec::new(), made)
             }
-            (
-                Ask::KeyImport(import),
-                WorkDone::Made {
-                    public,
-                    site_wrap,
-                    root_wrap,
-                },
-            ) => {
-                let made = Made {
-                    public,
-                    site_wrap,
-                    root_wrap,
-                    at_ms: self.now_ms,
-                };
-                mirror.import(import, self.fresh, made)
+            (Ask::KeyImport(import), WorkDone::Made(material)) => {
+                mirror.import(import, self.fresh, Made::new(material, self.now_ms))
             }
-            (
-                Ask::KeyRotate { key },
-                WorkDone::Made {
-                    public,
-                    site_wrap,
-                    root_wrap,
-                },
-            ) => {
-                let made = Made {
-                    public,
-                    site_wrap,
-                    root_wrap,
-                    at_ms: self.now_ms,
-                };
-                mirror.rotate(key, made)
+            (Ask::KeyRotate { key }, WorkDone::Made(material)) => {
+                mirror.rotate(key, Made::new(material, self.now_ms))
             }
             (Ask::TransportKey, WorkDone::Transport { id, spki }) => {
                 Ok(Step::Answer(Answer::TransportKey { id, spki }))
@@ -322,12 +364,23 @@ impl Plan {
     }
 }
 
-/// What the token made.
+/// What the token made, and when.
 pub(super) struct Made {
-    pub(super) public: Public,
-    pub(super) site_wrap: Vec<u8>,
-    pub(super) root_wrap: Vec<u8>,
+    pub(super) material: Material,
     pub(super) at_ms: u64,
+}
+
+impl Made {
+    fn new(material: Material, at_ms: u64) -> Self {
+        Self { material, at_ms }
+    }
+}
+
+fn checked(step: Step) -> Planned {
+    if let Step::Write(draft) = &step {
+        draft.check()?;
+    }
+    Ok(step)
 }
 
 pub(super) fn refuse<T>(code: RefusedCode, why: impl Into<String>) -> Planned<T> {
@@ -347,3 +400,6 @@ pub fn csr_scheme(kind: KeyKind) -> Option<SignatureScheme> {
         KeyKind::Aes256 | KeyKind::Hmac => return None,
     })
 }
+
+/// What a revision may add to a record that was encoded with revision 0.
+const REVISION_ROOM: usize = 10;

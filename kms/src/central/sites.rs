@@ -8,7 +8,7 @@ use keyhaven_wire::kms::{
 
 use super::{
     Mirror, Step,
-    plan::{Draft, Planned, refuse},
+    plan::{Claim, Draft, Planned, refuse},
 };
 
 impl Mirror {
@@ -65,7 +65,10 @@ impl Mirror {
             evicted: false,
             revision: 0,
         };
-        let mut draft = Draft::default();
+        let mut draft = Draft {
+            claims: vec![Claim::Identity(site.identity.clone(), site.name.clone())],
+            ..Draft::default()
+        };
         draft.write(self, Record::Site(record), None);
         Ok(Step::Write(draft))
     }

@@ -46,6 +46,14 @@ pub fn grant(scope: &Scope, identity: &Identity) -> StoreKey {
     }
 }
 
+/// A store key, for people.
+pub fn name(key: &[u8]) -> String {
+    match key.strip_prefix(HEADS).map(<[u8; 8]>::try_from) {
+        Some(Ok(revision)) => format!("h/{}", u64::from_be_bytes(revision)),
+        _ => String::from_utf8_lossy(key).into_owned(),
+    }
+}
+
 /// Where a record belongs; none for what is not kept under a name of its own.
 pub fn of(record: &Record) -> Option<StoreKey> {
     Some(match record {

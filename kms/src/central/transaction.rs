@@ -3,30 +3,53 @@
 //! Signing is the caller's: a closure that may fail. Invariant: every record of a transaction carries its revision, and
 //! the chain goes over all of them in the order of their store keys.
 
-use keyhaven_wire::kms::{Entry, Head, Record, Signed, signed_text};
+use std::collections::HashSet;
 
-use super::{Draft, Mirror, changes, store_key};
+use keyhaven_wire::kms::{Entry, Head, Record, Signed, VersionParts, signed_text};
+
+use super::{Draft, Mirror, changes, store_key, store_key::StoreKey};
 use crate::records::chain_after;
 
 /// Drafts that go together.
 #[derive(Clone, Debug, Default)]
 pub struct Transaction {
     drafts: Vec<Draft>,
+    written: HashSet<StoreKey>,
+    planned_on: HashSet<StoreKey>,
+    claimed: HashSet<String>,
+    records: usize,
     bytes: usize,
 }
 
 /// Why drafts make no transaction.
 #[derive(Debug, thiserror::Error)]
-pub enum TransactionError<E> {
+pub enum TransactionError {
     /// What a draft was made from has changed: it must be planned anew.
     #[error("what was planned on has changed")]
     Changed,
-    /// The signature failed.
-    #[error("the records cannot be signed")]
-    Sign(#[source] E),
     /// A record that cannot be written: a bug.
     #[error("a record cannot be encoded")]
     Encode,
+}
+
+/// Why a transaction was not signed.
+#[derive(Debug, thiserror::Error)]
+pub enum SignError<E> {
+    /// The signature failed.
+    #[error("the records cannot be signed")]
+    Sign(#[source] E),
+    /// An entry that cannot be written: a bug.
+    #[error("an entry cannot be encoded")]
+    Encode,
+}
+
+/// A transaction with its place in history, not yet signed.
+#[derive(Clone, Debug)]
+pub struct Numbered {
+    head: Head,
+    head_body: Vec<u8>,
+    /// Store key, body, and what travels beside it.
+    records: Vec<(StoreKey, Vec<u8>, Option<VersionParts>)>,
 }
 
 /// A transaction, ready for the store.
@@ -45,17 +68,22 @@ impl Transaction {
     pub fn add(&mut self, draft: Draft) -> Result<(), Draft> {
         let bytes: usize = draft.records.iter().map(draft_bytes).sum();
         let fits = self.drafts.is_empty()
-            || (self.records() + draft.records.len() <= RECORDS_MAX
+            || (self.records + draft.records.len() <= RECORDS_MAX
                 && self.bytes + bytes <= BYTES_MAX);
-        let mine = draft.keys();
-        let touched = self.drafts.iter().any(|other| {
-            let theirs = other.keys();
-            draft.touches().any(|key| theirs.contains(&key))
-                || other.touches().any(|key| mine.contains(&key))
-        });
-        if !fits || touched {
+        let is_apart = draft.keys().all(|key| !self.planned_on.contains(&key))
+            && draft.touches().all(|key| !self.written.contains(&key))
+            && draft
+                .claims
+                .iter()
+                .all(|claim| !self.claimed.contains(&claim.thing()));
+        if !fits || !is_apart {
             return Err(draft);
         }
+        self.written.extend(draft.keys());
+        self.planned_on.extend(draft.touches());
+        self.claimed
+            .extend(draft.claims.iter().map(super::Claim::thing));
+        self.records += draft.records.len();
         self.bytes += bytes;
         self.drafts.push(draft);
         Ok(())
@@ -63,7 +91,12 @@ impl Transaction {
 
     /// How many records it has.
     pub fn records(&self) -> usize {
-        self.drafts.iter().map(|draft| draft.records.len()).sum()
+        self.records
+    }
+
+    /// Whether there is nothing in it.
+    pub fn is_empty(&self) -> bool {
+        self.drafts.is_empty()
     }
 
     /// Whether what every draft was planned on still stands in the mirror.
@@ -71,63 +104,74 @@ impl Transaction {
         self.drafts.iter().all(|draft| draft.holds(mirror))
     }
 
-    /// Numbers, signs and chains everything on top of the mirror's head.
+    /// Numbers and chains everything on top of the mirror's head.
     ///
     /// # Errors
     /// [`TransactionError::Changed`] when a draft does not hold any more.
-    pub fn seal<E>(
-        &self,
-        mirror: &Mirror,
-        now_ms: u64,
-        mut sign: impl FnMut(&[u8]) -> Result<Vec<u8>, E>,
-    ) -> Result<Sealed, TransactionError<E>> {
+    pub fn number(&self, mirror: &Mirror, now_ms: u64) -> Result<Numbered, TransactionError> {
         if !self.holds(mirror) {
             return Err(TransactionError::Changed);
         }
         let before = mirror.head_or_none();
         let revision = before.revision + 1;
-        let era_up = self.drafts.iter().any(|draft| draft.raises_era);
-        let mut signed = |record: &Record| -> Result<Signed, TransactionError<E>> {
-            let body = postcard::to_stdvec(record).map_err(|_| TransactionError::Encode)?;
-            let signature = sign(&signed_text(&body)).map_err(TransactionError::Sign)?;
-            Ok(Signed { body, signature })
-        };
-        let mut entries = Vec::new();
+        let mut records = Vec::new();
         for (record, parts) in self.drafts.iter().flat_map(|draft| &draft.records) {
             let record = with_revision(record.clone(), revision);
             let key = store_key::of(&record).ok_or(TransactionError::Encode)?;
-            let entry = Entry {
-                signed: signed(&record)?,
-                parts: parts.clone(),
-            };
-            entries.push((key, entry));
+            records.push((key, encode(&record)?, parts.clone()));
         }
-        entries.sort_by(|a, b| a.0.cmp(&b.0));
-        let bodies = entries
-            .iter()
-            .map(|(_, entry)| entry.signed.body.as_slice());
+        records.sort_by(|a, b| a.0.cmp(&b.0));
+        let era_up = self.drafts.iter().any(|draft| draft.raises_era);
+        let bodies = records.iter().map(|(_, body, _)| body.as_slice());
         let head = Head {
             era: before.era + u32::from(era_up),
             revision,
             chain: chain_after(&before.chain, bodies),
             at_ms: now_ms,
         };
-        let signed_head = signed(&Record::Head(head))?;
-        let encode =
-            |value: &Entry| postcard::to_stdvec(value).map_err(|_| TransactionError::Encode);
-        let mut puts = Vec::with_capacity(entries.len() + 2);
-        for (key, entry) in &entries {
-            puts.push((key.clone(), encode(entry)?));
-        }
-        let head_value = postcard::to_stdvec(&signed_head).map_err(|_| TransactionError::Encode)?;
-        puts.push((store_key::past_head(revision), head_value.clone()));
-        puts.push((store_key::HEAD.to_vec(), head_value));
-        Ok(Sealed {
-            revision,
+        Ok(Numbered {
             head,
+            head_body: encode(&Record::Head(head))?,
+            records,
+        })
+    }
+}
+
+impl Numbered {
+    /// Signs everything.
+    ///
+    /// # Errors
+    /// What the signer fails with.
+    pub fn sign<E>(
+        self,
+        mut sign: impl FnMut(&[u8]) -> Result<Vec<u8>, E>,
+    ) -> Result<Sealed, SignError<E>> {
+        let mut signed = |body: Vec<u8>| {
+            let signature = sign(&signed_text(&body)).map_err(SignError::Sign)?;
+            Ok(Signed { body, signature })
+        };
+        let mut puts = Vec::with_capacity(self.records.len() + 2);
+        for (key, body, parts) in self.records {
+            let signed = signed(body)?;
+            let entry = Entry { signed, parts };
+            puts.push((
+                key,
+                postcard::to_stdvec(&entry).map_err(|_| SignError::Encode)?,
+            ));
+        }
+        let head = postcard::to_stdvec(&signed(self.head_body)?).map_err(|_| SignError::Encode)?;
+        puts.push((store_key::past_head(self.head.revision), head.clone()));
+        puts.push((store_key::HEAD.to_vec(), head));
+        Ok(Sealed {
+            revision: self.head.revision,
+            head: self.head,
             puts,
         })
     }
+}
+
+fn encode(record: &Record) -> Result<Vec<u8>, TransactionError> {
+    postcard::to_stdvec(record).map_err(|_| TransactionError::Encode)
 }
 
 fn with_revision(mut record: Record, at: u64) -> Record {
@@ -142,7 +186,7 @@ fn with_revision(mut record: Record, at: u64) -> Record {
     record
 }
 
-fn draft_bytes((record, parts): &(Record, Option<keyhaven_wire::kms::VersionParts>)) -> usize {
+fn draft_bytes((record, parts): &(Record, Option<VersionParts>)) -> usize {
     let entry = Entry {
         signed: Signed {
             body: postcard::to_stdvec(record).unwrap_or_default(),
