@@ -498,24 +498,28 @@ fn managed_nothing_is_shed_by_a_change_or_a_copy() {
 }
 
 #[test]
-fn managed_a_copy_of_centrals_keys_is_no_weaker() {
+fn managed_centrals_keys_are_neither_copied_nor_given_other_names() {
     let test = fresh_token!();
     let attacker = Attacker::new(&test);
     let session = &attacker.session;
-    for (kind, purpose, made) in &attacker.managed {
-        // SoftHSM2 lets it be copied; the copy obeys like its model.
-        let Ok(copy) = session.copy_object(attacker.root(*purpose), &[Attribute::Token(false)])
-        else {
-            continue;
-        };
-        let way = Mechanism::AesKeyWrapPad;
-        let honest = honest(*kind, *purpose);
-        let weaker = changed(&honest, &[Attribute::Sensitive(false)]);
-        let out = session.unwrap_key(&way, copy, &made.root_wrap, &weaker);
-        assert!(out.is_err(), "{purpose}");
-        assert!(!attacker.sheds(copy, &Attribute::Decrypt(true)));
-        assert!(!attacker.takes_out(copy));
+    for &purpose in Purpose::ALL {
+        for key in [attacker.class(purpose), attacker.root(purpose)] {
+            for with in [
+                Attribute::Token(true),
+                Attribute::Token(false),
+                // By which one class's key would pass for another's.
+                Attribute::Id(vec![9; 16]),
+                Attribute::Label(b"keyhaven-class-data".to_vec()),
+            ] {
+                let one = std::slice::from_ref(&with);
+                assert!(session.copy_object(key, one).is_err(), "{with:?}");
+                assert!(session.update_attributes(key, one).is_err() || has(session, key, &with));
+            }
+        }
     }
+    let own = attacker.aes(&[]).unwrap();
+    let named = [Attribute::Id(vec![9; 16])];
+    session.copy_object(own, &named).unwrap();
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod common;
 mod managed_kit;
 
 use cryptoki::{
@@ -10,13 +11,14 @@ use cryptoki::{
     types::AuthPin,
 };
 use keyhaven_hsm::{
-    Error,
+    Error, Workers,
     managed::{CentralToken, CeremonyError},
 };
 use keyhaven_softhsm_test::{ModuleKind, TestToken, fresh_token};
-use keyhaven_types::{KekId, Purpose};
+use keyhaven_types::{KekId, KeyKind, Purpose};
 use managed_kit::{
     Site, begin, begin_with, has, is_in_files, kek_for, numbers, open, open_token, session, set_up,
+    spec,
 };
 
 #[test]
@@ -42,6 +44,44 @@ fn managed_a_second_ceremony_finds_what_the_first_has_made() {
     }
     drop(ceremony);
     assert_eq!(open(&test).keks().len(), 3);
+}
+
+/// Run by the next test in a process of its own, on that test's token.
+#[test]
+fn managed_a_ceremony_adds_to_the_pool() {
+    let test = fresh_token!();
+    let mut ceremony = begin(&test).unwrap();
+    ceremony.make_central().unwrap();
+    let before = ceremony.pool().unwrap().len();
+    ceremony.make_pool(Purpose::Mac, 1).unwrap();
+    assert_eq!(ceremony.pool().unwrap().len(), before + 1);
+}
+
+#[test]
+fn managed_what_a_later_ceremony_adds_is_found_while_central_runs() {
+    let test = fresh_token!();
+    set_up(&test, 1);
+    let (central, stale) = (open(&test), open(&test));
+    let known = central.keks();
+    let done = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "managed_a_ceremony_adds_to_the_pool"])
+        .output()
+        .unwrap();
+    assert!(done.status.success(), "{done:?}");
+    let workers = Workers::start(1, 8).unwrap();
+    let found = common::on_worker(&workers, move |worker| {
+        central.health(worker).unwrap();
+        central.refresh(worker).unwrap()
+    });
+    let added: Vec<_> = found.iter().filter(|kek| !known.contains(kek)).collect();
+    let [added] = added[..] else {
+        panic!("{added:?}");
+    };
+    assert_eq!(found.len(), known.len() + 1);
+    // One that has not looked since finds it by itself.
+    let (id, spec) = (added.id, spec(KeyKind::Hmac, Purpose::Mac));
+    assert_eq!(stale.keks(), known);
+    common::on_worker(&workers, move |worker| stale.generate(worker, &spec, id)).unwrap();
 }
 
 #[test]

@@ -1,8 +1,8 @@
 //! Key check values: what binds a secret key to its record.
 //!
 //! A secret has no public part, and tokens do not say CKA_CHECK_VALUE (empty or absent in all that were asked). So a
-//! value is made that only the key can make, in the one way that its purpose allows. Never AES of a block of zeros: that is
-//! the key of GCM's authentication. Invariant: the same key gives the same value in every token.
+//! value is made that only the key can make, in the one way that its purpose allows. Never AES of a block of zeros:
+//! that is the key of GCM's authentication. Invariant: the same key gives the same value in every token.
 
 use cryptoki::{
     mechanism::{Mechanism, aead::GcmParams},

@@ -1,7 +1,8 @@
-//! Public parts: read when a key is made, compared whenever a blob was unwrapped, and whose fault a failed unwrapping is.
+//! Public parts: read when a key is made, compared whenever a blob was unwrapped, and whose fault a failed unwrapping
+//! is.
 //!
-//! Every module unwraps the blob of one key under the description of another, so what came out is looked at before it is
-//! used. Invariant: a key that passes [`check`] is the one that its record speaks of.
+//! Every module unwraps the blob of one key under the description of another, so what came out is looked at before it
+//! is used. Invariant: a key that passes [`check`] is the one that its record speaks of.
 
 use aws_lc_rs::rsa::{OAEP_SHA1_MGF1SHA1, OaepPublicEncryptingKey, PublicEncryptingKey};
 use cryptoki::{
@@ -71,8 +72,8 @@ pub(crate) fn read_rsa(session: &OpenSession, key: ObjectHandle) -> Result<Optio
     })
 }
 
-/// Compares what was unwrapped with what the record says: RSA by the modulus, which comes from the blob in every module;
-/// other pairs by a signature; secrets by their check value.
+/// Compares what was unwrapped with what the record says: RSA by the modulus, which comes from the blob in every
+/// module; other pairs by a signature; secrets by their check value.
 pub(crate) fn check(
     session: &OpenSession,
     kwp: CK_MECHANISM_TYPE,
@@ -170,9 +171,9 @@ fn decrypts_as(session: &OpenSession, key: ObjectHandle, spki: &[u8]) -> Result<
     Ok(opened == PROOF_MESSAGE)
 }
 
-/// Whose fault a failed unwrapping or decryption is. Modules say of an altered blob and of a wrong key whatever they like,
-/// up to CKR_DEVICE_ERROR; so the login is looked at before the token is blamed. To be called in the session of the
-/// failure.
+/// Whose fault a failed unwrapping or decryption is. Modules say of an altered blob and of a wrong key whatever they
+/// like, up to CKR_DEVICE_ERROR; so the login is looked at before the token is blamed. To be called in the session of
+/// the failure.
 pub(crate) fn blame(
     session: &OpenSession,
     operation: &'static str,

@@ -1,7 +1,7 @@
 //! An object that lives as long as one operation.
 //!
-//! What lives longer is `exchange::Ephemeral`'s. Invariant: the object is destroyed on every way out of the operation; a
-//! session that is lost takes it along.
+//! What lives longer is `exchange::Ephemeral`'s. Invariant: the object is destroyed on every way out of the operation;
+//! a session that is lost takes it along.
 
 use cryptoki::object::ObjectHandle;
 

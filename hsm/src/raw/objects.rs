@@ -1,7 +1,7 @@
 //! Objects made, copied, changed and unwrapped with templates that hold templates.
 //!
-//! cryptoki has no attribute of that form. Which attributes an object gets is decided in `managed`. Invariant: as of the
-//! whole module: nothing here is unsafe from outside.
+//! cryptoki has no attribute of that form. Which attributes an object gets is decided in `managed`. Invariant: as of
+//! the whole module: nothing here is unsafe from outside.
 
 use std::ptr;
 

@@ -1,4 +1,5 @@
-//! What the tests of managed keys at central share: a ceremony, a site in software, and an attacker with the user's PIN.
+//! What the tests of managed keys at central share: a ceremony, a site in software, and an attacker with the user's
+//! PIN.
 //!
 //! Nothing here asserts the behaviour under test.
 

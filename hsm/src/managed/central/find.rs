@@ -1,8 +1,8 @@
 //! Central's own keys in the token: what they are called, and that each is what the ceremony has made.
 //!
-//! A user can copy a trusted key, and the copy is its equal; but nobody can make another trusted one. So keys are looked
-//! for by name among what is trusted and private, and compared with the template that made them. Invariant: no key is
-//! used whose attributes, templates included, differ from those.
+//! Nobody but the officer can make a trusted key, so keys are looked for by name among what is trusted and private, and
+//! compared with the template that made them. SoftHSM2 copies no locked key; where a module does, the copy is its
+//! equal, and is not chosen from. Invariant: no key is used whose attributes, templates included, differ from those.
 
 use cryptoki::object::{Attribute, AttributeType, ObjectClass, ObjectHandle};
 use cryptoki_sys::CK_MECHANISM_TYPE;
@@ -60,9 +60,10 @@ pub(crate) fn root(
     purpose: Purpose,
 ) -> Result<Option<ObjectHandle>, Error> {
     let found = search(session, &trusted(&root_label(purpose)))?;
-    // Several are copies of one: the ceremony makes no second.
-    let Some(&key) = found.first() else {
-        return Ok(None);
+    let key = match found[..] {
+        [] => return Ok(None),
+        [only] => only,
+        _ => return Err(several(root_label(purpose))),
     };
     let made = template::root_kek(quirks, purpose, kwp(quirks));
     check(session, key, &root_label(purpose), &made)?;
@@ -86,10 +87,7 @@ pub(crate) fn pool(
                 &template::class_kek(purpose, kwp(quirks), id),
             )?;
             if pool.iter().any(|(known, _)| known.id == id) {
-                return Err(Error::UnsupportedKey {
-                    key: id.to_string(),
-                    reason: "there is more than one by this id".to_owned(),
-                });
+                return Err(several(id.to_string()));
             }
             let label = label.clone();
             pool.push((KekInfo { id, purpose, label }, key));
@@ -160,6 +158,13 @@ pub(crate) fn check(
         }
     }
     Ok(())
+}
+
+fn several(key: String) -> Error {
+    Error::UnsupportedKey {
+        key,
+        reason: "there is more than one by this name".to_owned(),
+    }
 }
 
 fn trusted(label: &str) -> [Attribute; 5] {

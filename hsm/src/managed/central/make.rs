@@ -1,7 +1,7 @@
 //! Managed keys made, wrapped, and brought back to be wrapped for another class.
 //!
-//! Invariant: what a caller gets was opened again under the root key and compared, so that no key is recorded that cannot
-//! be had again.
+//! Invariant: what a caller gets was opened again under the root key and compared, so that no key is recorded that
+//! cannot be had again.
 
 use cryptoki::{
     error::{Error as CryptokiError, RvError},
@@ -64,8 +64,8 @@ impl CentralToken {
     /// Wraps a key once more, for another class or another epoch of its class.
     ///
     /// # Errors
-    /// [`Error::Blob`], [`Error::Substituted`] when the wrapped key is not the record's, [`Error::KekNotFound`]; failures of
-    /// the token.
+    /// [`Error::Blob`], [`Error::Substituted`] when the wrapped key is not the record's, [`Error::KekNotFound`];
+    /// failures of the token.
     pub fn rewrap(
         &self,
         worker: &Worker,

@@ -1,8 +1,8 @@
 //! Central's token: it signs records, makes managed keys, and gives them wrapped.
 //!
-//! Which record, class and site is the caller's business; how its own keys came into the token, the ceremony's. Everything
-//! here blocks and runs on a worker. Invariant: a managed key is an object for one operation, and what leaves is wrapped
-//! under a trusted key of its purpose.
+//! Which record, class and site is the caller's business; how its own keys came into the token, the ceremony's.
+//! Everything here blocks and runs on a worker. Invariant: a managed key is an object for one operation, and what
+//! leaves is wrapped under a trusted key of its purpose.
 
 pub(super) mod find;
 mod keys;

@@ -65,13 +65,14 @@ impl CentralToken {
         })
     }
 
-    /// Takes a key over: `wrapped_kek` is an AES-256 key under the transport pair (RSA-OAEP), `wrapped_key` the PKCS#8 of a
-    /// pair or the bytes of a secret under that key (RFC 5649). For a pair on a curve the public part must be given; for all
-    /// others it is compared when it is: DER SubjectPublicKeyInfo, or eight bytes of a check value.
+    /// Takes a key over: `wrapped_kek` is an AES-256 key under the transport pair (RSA-OAEP), `wrapped_key` the PKCS#8
+    /// of a pair or the bytes of a secret under that key (RFC 5649). For a pair on a curve the public part must be
+    /// given; for all others it is compared when it is: DER SubjectPublicKeyInfo, or eight bytes of a check value.
     ///
     /// # Errors
     /// [`Error::Blob`] when either does not open; [`Error::Substituted`] when the key is of another kind or not the
-    /// expected one; [`Error::UnsupportedKey`] when the public part is wanted; [`Error::KekNotFound`]; failures of the token.
+    /// expected one; [`Error::UnsupportedKey`] when the public part is wanted; [`Error::KekNotFound`]; failures of the
+    /// token.
     // Seven things make a key that comes from elsewhere, and none of them has a default.
     #[allow(clippy::too_many_arguments, reason = "see above")]
     pub fn import(

@@ -1,8 +1,8 @@
 //! Two logins in turn, in one session.
 //!
-//! A module has one login for a whole process, and objects of a session outlive a logout unless they are private. That is
-//! how a key passes from the officer, who alone can trust it, to the user, who alone can make it private. Invariant: each
-//! act ends logged out, and a PIN that was refused once is not tried again.
+//! A module has one login for a whole process, and objects of a session outlive a logout unless they are private. That
+//! is how a key passes from the officer, who alone can trust it, to the user, who alone can make it private. Invariant:
+//! each act ends logged out, and a PIN that was refused once is not tried again.
 
 use cryptoki::{
     error::{Error as CryptokiError, RvError},

@@ -1,10 +1,10 @@
 //! What the security officer does at central's token: make its keys, trust them, and wrap some for a site.
 //!
-//! A process of its own, on a machine that is cut off: it knows both PINs and must not have the token open in any
-//! other way, since a module keeps one login for a whole process. Only the officer can make keys that are CKA_TRUSTED, and the
-//! officer can make no private ones; so a key is born public as an object of this process's session, and the user copies it to
-//! what it is to be. Thus no key is ever in the token's files before it is private. Invariant: when an act ends, whether
-//! well or not, no object that is trusted and public is left.
+//! A process of its own, on a machine that is cut off: it knows both PINs and must not have the token open in any other
+//! way, since a module keeps one login for a whole process. Only the officer can make keys that are CKA_TRUSTED, and
+//! the officer can make no private ones; so a key is born public as an object of this process's session, and the user
+//! copies it to what it is to be. Thus no key is ever in the token's files before it is private. Invariant: when an act
+//! ends, whether well or not, no object that is trusted and public is left.
 
 mod error;
 mod login;
@@ -35,8 +35,8 @@ impl Ceremony {
     /// Finds the token, and tries both PINs once. What an earlier ceremony has left behind is destroyed.
     ///
     /// # Errors
-    /// [`CeremonyError::SoPinRefused`] and those of [`crate::Token::open`]; [`CeremonyError::Occupied`] when this process has the
-    /// token open.
+    /// [`CeremonyError::SoPinRefused`] and those of [`crate::Token::open`]; [`CeremonyError::Occupied`] when this
+    /// process has the token open.
     pub fn begin(module: &Module, uri: &Uri, so_pin: &Pin, user_pin: &Pin) -> Result<Self> {
         let login = Login::new(module, uri, so_pin, user_pin)?;
         let swept = login.as_user(sweep)?;
@@ -54,8 +54,8 @@ impl Ceremony {
     /// the public part of the key that signs, DER SubjectPublicKeyInfo.
     ///
     /// # Errors
-    /// [`Error::UnsupportedKey`] when there is a key by one of these names that is not what it should be; failures of the
-    /// token.
+    /// [`Error::UnsupportedKey`] when there is a key by one of these names that is not what it should be; failures of
+    /// the token.
     pub fn make_central(&mut self) -> Result<Vec<u8>> {
         let quirks = self.login.quirks();
         let missing = self.login.as_user(|session| {

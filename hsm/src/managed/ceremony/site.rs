@@ -1,7 +1,7 @@
 //! Keys for a site: wrapped once under the public part of its transport pair.
 //!
-//! That the part is the site's own is for people to see: they compare fingerprints. Invariant: the public part is trusted for one
-//! act and is an object of one session.
+//! That the part is the site's own is for people to see: they compare fingerprints. Invariant: the public part is
+//! trusted for one act and is an object of one session.
 
 use keyhaven_types::KekId;
 use x509_parser::{prelude::FromDer, public_key::PublicKey, x509::SubjectPublicKeyInfo};
@@ -14,8 +14,8 @@ use crate::{
 };
 
 impl Ceremony {
-    /// Trusts the site's public part (DER SubjectPublicKeyInfo, RSA of 3072 or 4096 bits) for this once, wraps these keys of the
-    /// pool under it with RSA-OAEP (SHA-1, MGF1 with SHA-1), and destroys it.
+    /// Trusts the site's public part (DER SubjectPublicKeyInfo, RSA of 3072 or 4096 bits) for this once, wraps these
+    /// keys of the pool under it with RSA-OAEP (SHA-1, MGF1 with SHA-1), and destroys it.
     ///
     /// # Errors
     /// [`CeremonyError::SitePublic`], [`CeremonyError::NoSuchKek`]; failures of the token.

@@ -22,10 +22,17 @@ pub(crate) fn central(
             Ok(Refused::Yes) => {}
             Ok(Refused::No(how)) => failed.push(format!("{claim} ({how})")),
             Err(error) if is_away(&error) => return Err(error),
-            Err(error) => failed.push(format!("{claim} (it could not be tried: {error})")),
+            Err(error) => failed.push(format!("{claim} (it could not be tried: {})", told(&error))),
         }
     }
     Ok(failed)
+}
+
+fn told(error: &Error) -> String {
+    match error {
+        Error::Token { source, .. } => source.to_string(),
+        other => other.to_string(),
+    }
 }
 
 /// A failure that says nothing of what the module enforces.

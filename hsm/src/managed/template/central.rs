@@ -1,7 +1,7 @@
 //! Central's own keys: those that wrap managed keys, and the pair that signs.
 //!
-//! How the officer's keys become the user's is the ceremony's business. Invariant: no key that wraps does anything else,
-//! and what leaves the token under it is a managed key of its purpose.
+//! How the officer's keys become the user's is the ceremony's business. Invariant: no key that wraps does anything
+//! else, and what leaves the token under it is a managed key of its purpose.
 
 use cryptoki::object::{Attribute, KeyType, ObjectClass};
 use cryptoki_sys::{CK_MECHANISM_TYPE, CKA_UNWRAP_TEMPLATE, CKA_WRAP_TEMPLATE};
@@ -10,8 +10,8 @@ use keyhaven_types::{KekId, Purpose};
 use super::{AES_LEN, Home, LOCKED, kind_of, managed, plain, usages};
 use crate::{admin::public, quirks::Quirks, raw::Item, template::value_len};
 
-/// The root key of a purpose, as the security officer makes it: an object of one session. It is public and may be changed
-/// until it has been copied to what it is to be: see [`settled`].
+/// The root key of a purpose, as the security officer makes it: an object of one session. It is public and may be
+/// changed until it has been copied to what it is to be: see [`settled`].
 pub(crate) fn root_kek(quirks: &Quirks, purpose: Purpose, kwp: CK_MECHANISM_TYPE) -> Vec<Item> {
     let mut template = plain(kek(true, false, &root_label(purpose)));
     template.push(Item::Allowed(vec![kwp]));
@@ -30,8 +30,8 @@ pub(crate) fn class_kek(purpose: Purpose, kwp: CK_MECHANISM_TYPE, id: KekId) -> 
     template
 }
 
-/// What the user makes of an officer's key by a copy. SoftHSM2 refuses CKA_COPYABLE here; a copy of the copy is its
-/// equal.
+/// What the user makes of an officer's key by a copy. SoftHSM2 refuses CKA_COPYABLE here, and copies nothing that may
+/// not be modified.
 pub(crate) fn settled() -> Vec<Item> {
     plain(SETTLED)
 }
@@ -93,8 +93,8 @@ fn kek(unwraps: bool, leaves: bool, label: &str) -> Vec<Attribute> {
         Attribute::Class(ObjectClass::SECRET_KEY),
         Attribute::KeyType(KeyType::AES),
         value_len(AES_LEN),
-        // A public object of the token would lie in its files in clear, and everybody could change it; the officer cannot
-        // make private ones.
+        // A public object of the token would lie in its files in clear, and everybody could change it; the officer
+        // cannot make private ones.
         Attribute::Token(false),
         Attribute::Private(false),
         Attribute::Trusted(true),

@@ -2,8 +2,8 @@
 //!
 //! Each template was run against SoftHSM2 and kryoptic. Where modules differ, `quirks` says how. Templates in templates
 //! do not nest (both modules refuse that), so a key that unwraps keys that unwrap cannot bind these: that is why the
-//! private part of a transport pair lives as long as its session and no longer. Invariant: what wraps or is wrapped gets
-//! its usages here, and CKA_MODIFIABLE comes last, since SoftHSM2 takes nothing after it.
+//! private part of a transport pair lives as long as its session and no longer. Invariant: what wraps or is wrapped
+//! gets its usages here, and CKA_MODIFIABLE comes last, since SoftHSM2 takes nothing after it.
 
 mod central;
 mod transport;
@@ -25,7 +25,6 @@ pub(crate) enum Home {
     /// In central's token, from which it goes wrapped under trusted keys alone.
     Central,
     /// In a site's token, which it does not leave.
-    #[allow(dead_code, reason = "the sites follow")]
     Site,
 }
 

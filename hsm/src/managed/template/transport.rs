@@ -72,7 +72,6 @@ pub(crate) fn trusted_public(modulus: &[u8], exponent: &[u8]) -> Vec<Item> {
 }
 
 /// A class's key at a site, unwrapped from what central has sent: a token object.
-#[allow(dead_code, reason = "the sites follow")]
 pub(crate) fn site_kek(
     quirks: &Quirks,
     purpose: Purpose,
@@ -110,8 +109,8 @@ pub(crate) fn carrier(quirks: &Quirks, purpose: Purpose, kwp: CK_MECHANISM_TYPE)
     template
 }
 
-/// How a key travels under a transport key: RSA-OAEP with SHA-1 and MGF1 over it, the one form that SoftHSM2 has. What is
-/// asked of the hash here is not collision resistance.
+/// How a key travels under a transport key: RSA-OAEP with SHA-1 and MGF1 over it, the one form that SoftHSM2 has. What
+/// is asked of the hash here is not collision resistance.
 pub(crate) fn oaep() -> Mechanism<'static> {
     Mechanism::RsaPkcsOaep(PkcsOaepParams::new(
         MechanismType::SHA1,
