@@ -4,8 +4,22 @@
 //! `passing`) asks peers and carries batches. Doing an operation is `intermediate`'s business. Invariant: who has no grant
 //! gets the answer that fits a key which does not exist, by the same way.
 
+mod answer;
+mod measured;
+
 mod directory;
+mod marks;
+mod plan;
+mod proof;
+
 mod router;
+
+mod ask;
+mod passing;
+mod shared;
+mod watch;
+
+pub mod testing;
 
 pub use self::{
     directory::{Directory, Local},
