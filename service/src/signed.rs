@@ -64,15 +64,14 @@ pub enum VerifyError {
 /// [`SignError`] when the key cannot.
 pub fn sign(credentials: &Credentials, text: &[u8]) -> Result<Signature, SignError> {
     let certified = credentials.key();
-    let offered = SCHEMES.map(wire_scheme);
-    let signer = certified.key.choose_scheme(&offered);
-    let signer = signer.ok_or(SignError::Key)?;
-    let chosen = SCHEMES
-        .into_iter()
-        .find(|scheme| wire_scheme(*scheme) == signer.scheme());
+    let chosen = SCHEMES.into_iter().find_map(|scheme| {
+        let signer = certified.key.choose_scheme(&[wire_scheme(scheme)])?;
+        Some((scheme, signer))
+    });
+    let (scheme, signer) = chosen.ok_or(SignError::Key)?;
     Ok(Signature {
         chain: certified.cert.iter().map(|der| der.to_vec()).collect(),
-        scheme: chosen.ok_or(SignError::Key)?,
+        scheme,
         signature: signer.sign(text)?,
     })
 }
