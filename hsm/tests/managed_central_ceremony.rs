@@ -286,10 +286,13 @@ fn managed_nss_is_refused_as_central_for_all_that_it_ignores() {
     let test = fresh_token!(kind: ModuleKind::Nss);
     let failed = refused(&test);
     for claim in [
+        "keep CKA_TRUSTED for the security officer",
         "heed CKA_WRAP_WITH_TRUSTED",
         "heed CKA_EXTRACTABLE",
         "heed CKA_UNWRAP_TEMPLATE",
         "heed CKA_WRAP_TEMPLATE",
+        "heed CKA_ALLOWED_MECHANISMS",
+        "heed CKA_MODIFIABLE",
     ] {
         assert!(names(&failed, claim), "{claim}: {failed:?}");
     }

@@ -10,6 +10,9 @@
     reason = "each test file uses its part of this module, and a helper of a test fails by panicking"
 )]
 
+pub mod attacker;
+pub mod central;
+
 use std::path::Path;
 
 use aws_lc_rs::{

@@ -4,11 +4,12 @@
 //! without the restraint, so that a module that can do nothing at all does not pass for one that refuses. Invariant: a
 //! test that cannot be done is one that failed.
 
+mod bench;
 mod probes;
 
 use crate::{Error, FaultClass, quirks::Quirks, session::OpenSession};
 
-use self::probes::{Probes, Refused};
+use self::{bench::Probes, probes::Refused};
 
 /// What the module does not do that central rests on, each a verb phrase; nothing when all is well.
 pub(crate) fn central(

@@ -2,27 +2,19 @@
 //!
 //! Invariant: every object is a session object and is destroyed at the end of its test.
 
-use cryptoki::{
-    error::Error as CryptokiError,
-    mechanism::Mechanism,
-    object::{Attribute, AttributeType, KeyType, ObjectClass},
-};
-use cryptoki_sys::{CK_MECHANISM_TYPE, CKA_UNWRAP_TEMPLATE, CKA_WRAP_TEMPLATE, CKM_AES_KEY_WRAP};
+use cryptoki::object::{Attribute, KeyType, ObjectClass};
+use cryptoki_sys::{CKA_UNWRAP_TEMPLATE, CKA_WRAP_TEMPLATE, CKM_AES_KEY_WRAP};
 use keyhaven_types::{KeyId, KeyKind, Purpose};
 
+use super::bench::{Probes, untried, usages};
 use crate::{
     Error,
-    admin::public::P256_PARAMS,
     managed::{
         Spec,
-        central::find,
         scoped::Scoped,
-        template::{self, AES_LEN, Home, LOCKED, plain},
+        template::{self, Home, LOCKED, plain},
     },
-    quirks::Quirks,
-    raw::{Item, Way},
-    session::OpenSession,
-    template::value_len,
+    raw::Item,
 };
 
 /// Whether the module refused what it must refuse.
@@ -36,22 +28,7 @@ use Refused::{No, Yes};
 
 type Outcome = Result<Refused, Error>;
 
-/// A session for the tests.
-pub(super) struct Probes<'a> {
-    session: &'a OpenSession,
-    quirks: &'static Quirks,
-    kwp: CK_MECHANISM_TYPE,
-}
-
-impl<'a> Probes<'a> {
-    pub(super) fn new(session: &'a OpenSession, quirks: &'static Quirks) -> Self {
-        Self {
-            session,
-            quirks,
-            kwp: find::kwp(quirks),
-        }
-    }
-
+impl Probes<'_> {
     /// By birth, by a change, and by a copy.
     pub(super) fn trusts_nobody(&self) -> Outcome {
         let trusted = Attribute::Trusted(true);
@@ -274,135 +251,7 @@ impl<'a> Probes<'a> {
             Err(_) => false,
         }
     }
-
-    /// Whether C_SetAttributeValue changes it.
-    fn changes(&self, key: &Scoped<'_>, to: &Attribute) -> bool {
-        let set = self
-            .session
-            .update_attributes(key.handle(), std::slice::from_ref(to));
-        set.is_ok() && self.has(key, to)
-    }
-
-    /// Whether C_CopyObject changes it.
-    fn copies(&self, key: &Scoped<'_>, to: &Attribute) -> bool {
-        let copy = self
-            .session
-            .copy_object(key.handle(), std::slice::from_ref(to));
-        copy.is_ok_and(|copy| self.has(&Scoped::new(self.session, copy), to))
-    }
-
-    fn has(&self, key: &Scoped<'_>, flag: &Attribute) -> bool {
-        let kind: AttributeType = flag.attribute_type();
-        let found = self.session.get_attributes(key.handle(), &[kind]);
-        found.is_ok_and(|found| found.contains(flag))
-    }
-
-    fn aes(&self, with: Vec<Attribute>) -> Result<Scoped<'a>, Error> {
-        self.try_aes(with).map_err(untried)
-    }
-
-    fn try_aes(&self, with: Vec<Attribute>) -> Result<Scoped<'a>, CryptokiError> {
-        self.generate(usages(&with))
-    }
-
-    fn generate(&self, template: Vec<Item>) -> Result<Scoped<'a>, CryptokiError> {
-        let raw = self.session.raw()?;
-        let key = raw.generate_key(self.session, &Mechanism::AesKeyGen, &template)?;
-        Ok(Scoped::new(self.session, key))
-    }
-
-    /// The private key of a pair that signs.
-    fn pair(&self, with: Vec<Attribute>) -> Result<Scoped<'a>, Error> {
-        let mut private = vec![
-            Attribute::Token(false),
-            Attribute::Private(true),
-            Attribute::Sensitive(true),
-            Attribute::Sign(true),
-            Attribute::SignRecover(false),
-            Attribute::Decrypt(false),
-            Attribute::Unwrap(false),
-            Attribute::Derive(false),
-        ];
-        private.extend(with);
-        let public = template::made_public(vec![Attribute::EcParams(P256_PARAMS.to_vec())]);
-        let (public, private) = self
-            .session
-            .raw()
-            .and_then(|raw| {
-                raw.generate_pair(
-                    self.session,
-                    &Mechanism::EccKeyPairGen,
-                    &public,
-                    &plain(private),
-                )
-            })
-            .map_err(untried)?;
-        drop(Scoped::new(self.session, public));
-        Ok(Scoped::new(self.session, private))
-    }
-
-    fn wrap(&self, with: &Scoped<'_>, key: &Scoped<'_>) -> Result<Vec<u8>, CryptokiError> {
-        self.wrap_by(self.kwp, with, key)
-    }
-
-    fn wrap_by(
-        &self,
-        mechanism: CK_MECHANISM_TYPE,
-        with: &Scoped<'_>,
-        key: &Scoped<'_>,
-    ) -> Result<Vec<u8>, CryptokiError> {
-        let mut out = vec![0; BLOB_MAX];
-        let way = Way::Bare(mechanism);
-        let raw = self.session.raw()?;
-        let len = raw.wrap_by(self.session, way, with.handle(), key.handle(), &mut out)?;
-        out.truncate(len);
-        Ok(out)
-    }
-
-    fn unwrap(
-        &self,
-        with: &Scoped<'_>,
-        mechanism: CK_MECHANISM_TYPE,
-        blob: &[u8],
-        template: &[Item],
-    ) -> Result<Scoped<'a>, CryptokiError> {
-        let raw = self.session.raw()?;
-        let way = Way::Bare(mechanism);
-        let key = raw.unwrap_to(self.session, way, with.handle(), blob, template)?;
-        Ok(Scoped::new(self.session, key))
-    }
-}
-
-/// A session key of AES-256 with these attributes; every usage that is not among them is denied.
-fn usages(with: &[Attribute]) -> Vec<Item> {
-    let mut template = vec![
-        value_len(AES_LEN),
-        Attribute::Token(false),
-        Attribute::Private(true),
-        Attribute::Sensitive(true),
-    ];
-    for usage in [
-        Attribute::Encrypt as fn(bool) -> Attribute,
-        Attribute::Decrypt,
-        Attribute::Wrap,
-        Attribute::Unwrap,
-        Attribute::Sign,
-        Attribute::Verify,
-        Attribute::Derive,
-    ] {
-        if !with.contains(&usage(true)) {
-            template.push(usage(false));
-        }
-    }
-    template.extend(with.iter().cloned());
-    plain(template)
-}
-
-fn untried(source: CryptokiError) -> Error {
-    Error::token("a test of central's role", source)
 }
 
 /// No secret.
 const KNOWN: &[u8; 32] = b"keyhaven: a key that all know...";
-/// A P-256 key in PKCS#8 has 138 bytes.
-const BLOB_MAX: usize = 512;
