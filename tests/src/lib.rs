@@ -12,6 +12,7 @@ pub mod cost;
 pub mod crowd;
 pub mod daemon;
 pub mod dialogue;
+pub mod etcd;
 pub mod http;
 pub mod kms;
 pub mod matrix;

@@ -211,7 +211,7 @@ impl WorldBuilder {
         let mut centrals = Vec::new();
         for (number, name) in central_names.iter().enumerate() {
             let store = match &etcd {
-                Some(etcd) => CentralStore::Etcd(etcd.lines(dir.path())),
+                Some(etcd) => CentralStore::Etcd(etcd.lines()),
                 None => CentralStore::Redb,
             };
             let address =
