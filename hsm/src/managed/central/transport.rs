@@ -1,7 +1,9 @@
 //! Keys from other tokens: they come wrapped under a key that came wrapped under a transport pair of ours.
 //!
-//! Where they were before, only people know. Invariant: the transport pair's private part lives as long as the value
-//! that stands for it, unwraps nothing but keys that unwrap, and what these unwrap is a managed key.
+//! Where they were before, only people know. Templates do not nest: whoever is in this process while a transport pair
+//! lives can bring the carrying key in without the template that binds what it unwraps. So a pair is for one import.
+//! Invariant: the pair's private part lives as long as the value that stands for it, and unwraps nothing but keys that
+//! unwrap.
 
 use cryptoki::{mechanism::Mechanism, object::ObjectHandle};
 use keyhaven_types::KekId;
