@@ -22,7 +22,7 @@ pub struct Enrolment {
     token: Token,
     generation: Arc<Generation>,
     session: OpenSession,
-    private: ObjectHandle,
+    pub(super) private: ObjectHandle,
     spki: Vec<u8>,
 }
 

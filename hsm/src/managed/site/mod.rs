@@ -14,6 +14,8 @@ mod operate;
 mod proof;
 mod role;
 mod software;
+#[cfg(test)]
+mod tests;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -44,6 +46,8 @@ struct Inner {
     token: Token,
     proven: Proven,
     keks: Mutex<Arc<Keks>>,
+    /// Held while somebody looks: after a loss the first one proves the role for all who need it.
+    looking: Mutex<()>,
 }
 
 /// The keys of classes in one login.
@@ -70,6 +74,7 @@ impl SiteToken {
             token: token.clone(),
             proven,
             keks: Mutex::new(Arc::new(keks)),
+            looking: Mutex::new(()),
         })))
     }
 
@@ -167,6 +172,11 @@ impl SiteToken {
         generation: &Generation,
         session: &OpenSession,
     ) -> Result<Arc<Keks>, Error> {
+        let _looking = self
+            .0
+            .looking
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let keks = if self.known().login == generation.number {
             Keks {
                 login: generation.number,
