@@ -6,9 +6,10 @@
 use std::{fmt, fs, io, sync::Arc, time::Duration};
 
 use rustix::time::{ClockId, clock_gettime};
+use serde::{Deserialize, Serialize};
 
 /// One look at all of them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Now {
     /// Since the machine started, sleep included.
     pub boottime: Duration,
@@ -20,31 +21,60 @@ pub struct Now {
 
 /// Where time comes from. Clones are the same clock.
 #[derive(Clone)]
-pub struct Clock(Arc<dyn Fn() -> io::Result<Now> + Send + Sync>);
+pub struct Clock(Arc<dyn Source>);
+
+/// What a clock is read from.
+pub trait Source: Send + Sync + 'static {
+    /// Time since the machine started, sleep included, and since 1970.
+    fn times(&self) -> (Duration, Duration);
+
+    /// Which start of the machine it is.
+    ///
+    /// # Errors
+    /// When the system does not tell: leases then end.
+    fn boot_id(&self) -> io::Result<[u8; 16]>;
+}
+
+/// The machine's own.
+struct System;
 
 impl Clock {
     /// The machine's.
     pub fn system() -> Self {
-        Self::from_fn(|| {
-            Ok(Now {
-                boottime: read(ClockId::Boottime),
-                wall: read(ClockId::Realtime),
-                boot_id: boot_id()?,
-            })
-        })
+        Self::new(System)
     }
 
     /// Another one, for tests.
-    pub fn from_fn(now: impl Fn() -> io::Result<Now> + Send + Sync + 'static) -> Self {
-        Self(Arc::new(now))
+    pub fn new(source: impl Source) -> Self {
+        Self(Arc::new(source))
     }
 
-    /// Looks at it.
+    /// Looks at everything.
     ///
     /// # Errors
-    /// When the system does not tell which boot this is: leases then end.
-    pub fn now(&self) -> io::Result<Now> {
-        (self.0)()
+    /// When the system does not tell which start this is.
+    pub fn look(&self) -> io::Result<Now> {
+        Ok(self.now(self.0.boot_id()?))
+    }
+
+    /// Looks at the times alone; which start it is was seen before, and does not change as often as keys are used.
+    pub fn now(&self, boot_id: [u8; 16]) -> Now {
+        let (boottime, wall) = self.0.times();
+        Now {
+            boottime,
+            wall,
+            boot_id,
+        }
+    }
+}
+
+impl Source for System {
+    fn times(&self) -> (Duration, Duration) {
+        (read(ClockId::Boottime), read(ClockId::Realtime))
+    }
+
+    fn boot_id(&self) -> io::Result<[u8; 16]> {
+        boot_id()
     }
 }
 
@@ -77,7 +107,7 @@ mod tests {
     #[test]
     fn the_system_has_one_boot_and_its_time_goes_on() {
         let clock = Clock::system();
-        let (a, b) = (clock.now().unwrap(), clock.now().unwrap());
+        let (a, b) = (clock.look().unwrap(), clock.look().unwrap());
         assert_eq!(a.boot_id, b.boot_id);
         assert_ne!(a.boot_id, [0; 16]);
         assert!(b.boottime >= a.boottime && a.boottime > Duration::ZERO);

@@ -1,12 +1,33 @@
 //! What the site knows: keys, versions, classes, sites and grants, as central said it.
 //!
-//! A view for lookup, policy and serving; it changes when records are applied. Invariant: every value was signed by
-//! central and checked on its way out of the replica.
+//! A view for lookup, policy and serving; it changes when records are applied. What was asked for lately is in memory, the
+//! rest in the replica. Invariant: every value was signed by central and stands where it belongs, also when somebody wrote
+//! to the replica's file.
 
-use std::sync::Arc;
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, RwLock,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
-use keyhaven_types::{Identity, KeyId, Name, Operation};
-use keyhaven_wire::kms::{ClassRecord, HeadMark, KeyRecord, KeyRef, Manifest, Scope, SiteRecord};
+use keyhaven_types::{HardwareLevel, Identity, KeyId, Name, Operation};
+use keyhaven_wire::kms::{
+    ClassRecord, Entry, Grant, HeadMark, KeyRecord, KeyRef, Manifest, Record, Scope, Signed,
+    SiteRecord,
+};
+
+use super::{
+    ages::Ages,
+    judge,
+    replica::{Replica, ReplicaError},
+};
+use crate::{
+    central::store_key::{self, StoreKey},
+    records::CentralKey,
+};
 
 /// One version of a key as it is here.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,17 +38,74 @@ pub struct Version {
     pub chain: Vec<Vec<u8>>,
     /// Under the class's key-encryption key; empty when it is not here.
     pub wrap: Vec<u8>,
+    /// As central signed it, for peers.
+    pub(super) signed: Signed,
 }
 
 /// The read view. Cheap to ask; answers change as records are applied, each batch as a whole.
-#[derive(Debug, Default)]
-pub struct Table {}
+pub struct Table {
+    central: CentralKey,
+    replica: Arc<Replica>,
+    known: Mutex<Ages<StoreKey, Known>>,
+    /// Raised when something is forgotten, so that nothing older is remembered.
+    changes: AtomicU64,
+    /// The few that are always in memory.
+    small: RwLock<Small>,
+    applied: AtomicU64,
+    head: RwLock<(HeadMark, Option<Signed>)>,
+}
+
+/// A record that was checked.
+#[derive(Clone)]
+enum Known {
+    Key(Arc<KeyRecord>, Arc<Signed>),
+    Version(Arc<Version>),
+    Grant(Arc<Grant>, Arc<Signed>),
+}
+
+#[derive(Default)]
+struct Small {
+    classes: BTreeMap<Name, (Arc<ClassRecord>, Arc<Signed>)>,
+    sites: Vec<Arc<SiteRecord>>,
+}
 
 impl Table {
-    /// Keys that this names: at most one by id or name; by host name every key that is served for it, an exact name
-    /// before `*.parent`.
-    pub fn keys(&self, _key: &KeyRef) -> Vec<Arc<KeyRecord>> {
-        Vec::new()
+    pub(super) fn open(
+        central: CentralKey,
+        replica: Arc<Replica>,
+        cache_bytes: usize,
+        applied: u64,
+    ) -> Self {
+        let table = Self {
+            central,
+            replica,
+            known: Mutex::new(Ages::new(cache_bytes / RECORD_BYTES)),
+            changes: AtomicU64::new(0),
+            small: RwLock::default(),
+            applied: AtomicU64::new(applied),
+            head: RwLock::default(),
+        };
+        table.load_small();
+        table
+    }
+
+    /// Keys that this names: at most one by id or name; by host name every key that is served for it, for an exact name
+    /// if there is one, for `*.parent` otherwise.
+    pub fn keys(&self, key: &KeyRef) -> Vec<Arc<KeyRecord>> {
+        match key {
+            KeyRef::Id(id) => self.key_by_id(*id).into_iter().collect(),
+            KeyRef::Name(name) => {
+                let found =
+                    self.candidates(self.replica.named(name.as_str()), |key| key.name == *name);
+                // What was fetched before its time may have the name of one that is going.
+                found
+                    .into_iter()
+                    .max_by_key(|key| key.revision)
+                    .into_iter()
+                    .collect()
+            }
+            KeyRef::ServerName(host) => self.hosted(host),
+        }
     }
 
     /// The first of [`Table::keys`].
@@ -36,43 +114,349 @@ impl Table {
     }
 
     /// One version of a key.
-    pub fn version(&self, _id: KeyId, _version: u32) -> Option<Arc<Version>> {
-        None
+    pub fn version(&self, id: KeyId, version: u32) -> Option<Arc<Version>> {
+        match self.known(store_key::version(id, version))? {
+            Known::Version(version) => Some(version),
+            _ => None,
+        }
     }
 
     /// A class.
-    pub fn class(&self, _name: &Name) -> Option<Arc<ClassRecord>> {
-        None
+    pub fn class(&self, name: &Name) -> Option<Arc<ClassRecord>> {
+        let small = self.small.read().unwrap_or_else(PoisonError::into_inner);
+        small.classes.get(name).map(|(class, _)| Arc::clone(class))
     }
 
     /// A site by its name.
     pub fn site(&self, name: &Name) -> Option<Arc<SiteRecord>> {
-        self.sites().into_iter().find(|site| site.name == *name)
+        self.find_site(|site| site.name == *name)
     }
 
     /// A site by its signer; none when it was thrown out.
     pub fn site_of(&self, identity: &Identity) -> Option<Arc<SiteRecord>> {
-        let mut sites = self.sites().into_iter();
-        sites.find(|site| site.identity == *identity && !site.evicted)
+        self.find_site(|site| site.identity == *identity && !site.evicted)
     }
 
     /// Every site, evicted ones too, in the order of their names.
     pub fn sites(&self) -> Vec<Arc<SiteRecord>> {
-        Vec::new()
+        let small = self.small.read().unwrap_or_else(PoisonError::into_inner);
+        small.sites.clone()
     }
 
     /// Whether an identity may do this.
-    pub fn is_granted(&self, _identity: &Identity, _scope: Scope, _operation: Operation) -> bool {
-        false
+    pub fn is_granted(&self, identity: &Identity, scope: Scope, operation: Operation) -> bool {
+        let grant = self.grant(identity, scope);
+        grant.is_some_and(|(grant, _)| grant.operations.contains(&operation))
     }
 
     /// Everything up to this revision is here.
     pub fn applied(&self) -> u64 {
-        0
+        self.applied.load(Ordering::Acquire)
     }
 
     /// The latest head that was seen.
     pub fn head(&self) -> HeadMark {
-        HeadMark::default()
+        self.head.read().unwrap_or_else(PoisonError::into_inner).0
+    }
+
+    /// The same as central signed it, or one that was seen before.
+    pub(super) fn signed_head(&self) -> Option<Signed> {
+        let head = self.head.read().unwrap_or_else(PoisonError::into_inner);
+        head.1.clone()
+    }
+
+    pub(super) fn set_head(&self, mark: HeadMark, signed: Option<Signed>) {
+        let mut head = self.head.write().unwrap_or_else(PoisonError::into_inner);
+        head.0 = mark;
+        head.1 = signed.or(head.1.take());
+    }
+
+    pub(super) fn set_applied(&self, applied: u64) {
+        self.applied.store(applied, Ordering::Release);
+    }
+
+    /// Forgets what changed in the replica. When this returns, nothing older is told any more.
+    pub(super) fn changed(&self, places: &[StoreKey]) {
+        {
+            let mut known = self.lock();
+            self.changes.fetch_add(1, Ordering::AcqRel);
+            for place in places {
+                known.remove(place);
+            }
+        }
+        if places.iter().any(is_small) {
+            self.load_small();
+        }
+    }
+
+    /// Forgets everything.
+    pub(super) fn begin_anew(&self) {
+        {
+            let mut known = self.lock();
+            self.changes.fetch_add(1, Ordering::AcqRel);
+            known.clear();
+        }
+        self.load_small();
+        self.applied.store(0, Ordering::Release);
+    }
+
+    /// The shortest bound of all classes in seconds.
+    pub(super) fn bound_min_s(&self) -> Option<u32> {
+        let small = self.small.read().unwrap_or_else(PoisonError::into_inner);
+        small.classes.values().map(|(class, _)| class.bound_s).min()
+    }
+
+    /// A key's records for a peer, as central signed them, with the wraps that are meant for it.
+    pub(super) fn entries_for(
+        &self,
+        peer: &SiteRecord,
+        key: &KeyRecord,
+        caller: &Identity,
+    ) -> Vec<Entry> {
+        let mut entries = Vec::new();
+        let mut plain = |signed: Option<Arc<Signed>>| {
+            entries.extend(signed.map(|signed| Entry {
+                signed: (*signed).clone(),
+                parts: None,
+            }));
+        };
+        if let Some(Known::Key(_, signed)) = self.known(store_key::key(key.id)) {
+            plain(Some(signed));
+        }
+        let class = {
+            let small = self.small.read().unwrap_or_else(PoisonError::into_inner);
+            small.classes.get(&key.class).cloned()
+        };
+        plain(class.as_ref().map(|(_, signed)| Arc::clone(signed)));
+        plain(
+            self.grant(caller, Scope::Key(key.id))
+                .map(|(_, signed)| signed),
+        );
+        // The newest versions are the likeliest to be asked for.
+        let newest = (1..=key.versions).rev().take(VERSIONS_MAX);
+        let mut bytes = 0;
+        for version in newest.filter_map(|number| self.version(key.id, number)) {
+            let is_meant = class
+                .as_ref()
+                .is_some_and(|(class, _)| is_meant(peer, class, &version.manifest));
+            bytes += version.bytes();
+            if bytes > ANSWER_BYTES_MAX {
+                break;
+            }
+            entries.push(version.entry(is_meant));
+        }
+        entries
+    }
+
+    fn hosted(&self, host: &str) -> Vec<Arc<KeyRecord>> {
+        let host = host.to_ascii_lowercase();
+        let named = |wanted: &str| {
+            self.candidates(self.replica.hosted(wanted), |key| {
+                key.server_names.iter().any(|name| name == wanted)
+            })
+        };
+        let exact = named(&host);
+        match host.split_once('.') {
+            Some((_, parent)) if exact.is_empty() => named(&format!("*.{parent}")),
+            _ => exact,
+        }
+    }
+
+    fn candidates(
+        &self,
+        ids: Result<Vec<KeyId>, ReplicaError>,
+        is_it: impl Fn(&KeyRecord) -> bool,
+    ) -> Vec<Arc<KeyRecord>> {
+        let ids = self.or_none(ids).unwrap_or_default();
+        let keys = ids.into_iter().filter_map(|id| self.key_by_id(id));
+        keys.filter(|key| is_it(key)).collect()
+    }
+
+    fn key_by_id(&self, id: KeyId) -> Option<Arc<KeyRecord>> {
+        match self.known(store_key::key(id))? {
+            Known::Key(key, _) => Some(key),
+            _ => None,
+        }
+    }
+
+    fn grant(&self, identity: &Identity, scope: Scope) -> Option<(Arc<Grant>, Arc<Signed>)> {
+        match self.known(store_key::grant(&scope, identity))? {
+            Known::Grant(grant, signed) => Some((grant, signed)),
+            _ => None,
+        }
+    }
+
+    fn find_site(&self, is_it: impl Fn(&SiteRecord) -> bool) -> Option<Arc<SiteRecord>> {
+        let small = self.small.read().unwrap_or_else(PoisonError::into_inner);
+        small.sites.iter().find(|site| is_it(site)).cloned()
+    }
+
+    /// A record by its place, from memory, or from the replica and then judged.
+    fn known(&self, place: StoreKey) -> Option<Known> {
+        if let Some(known) = self.lock().get(&place) {
+            return Some(known.clone());
+        }
+        let seen = self.changes.load(Ordering::Acquire);
+        let entry = self.or_none(self.replica.record(&place))??;
+        let known = Known::of(self.checked(&place, entry)?)?;
+        let mut memory = self.lock();
+        // What changed in between may be this.
+        if self.changes.load(Ordering::Acquire) == seen {
+            memory.insert(place, known.clone());
+        }
+        Some(known)
+    }
+
+    /// What stands in the file is judged like what comes from outside, and must stand where it belongs.
+    fn checked(&self, place: &[u8], entry: Entry) -> Option<judge::Checked> {
+        match judge::check(&self.central, entry) {
+            Ok(checked) if checked.place == place => return Some(checked),
+            Ok(_) => tracing::error!("the replica has a record in another one's place"),
+            Err(why) => tracing::error!(error = %why, "the replica has what is not central's"),
+        }
+        None
+    }
+
+    fn or_none<T>(&self, result: Result<T, ReplicaError>) -> Option<T> {
+        result
+            .inspect_err(|error| {
+                tracing::error!(error = %chain(error), "the replica cannot be read");
+            })
+            .ok()
+    }
+
+    /// Classes and sites are few, and are asked for all the time.
+    fn load_small(&self) {
+        let mut small = Small::default();
+        for prefix in SMALL {
+            let entries = self.or_none(self.replica.all(prefix)).unwrap_or_default();
+            for entry in entries {
+                let signed = Arc::new(entry.signed.clone());
+                let checked = judge::check(&self.central, entry).inspect_err(|why| {
+                    tracing::error!(error = %why, "the replica has what is not central's");
+                });
+                match checked.map(|checked| checked.record) {
+                    Ok(Record::Class(class)) => {
+                        let name = class.name.clone();
+                        small.classes.insert(name, (Arc::new(class), signed));
+                    }
+                    Ok(Record::Site(site)) => small.sites.push(Arc::new(site)),
+                    _ => {}
+                }
+            }
+        }
+        small.sites.sort_by(|a, b| a.name.cmp(&b.name));
+        *self.small.write().unwrap_or_else(PoisonError::into_inner) = small;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Ages<StoreKey, Known>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+impl Known {
+    fn of(checked: judge::Checked) -> Option<Self> {
+        let signed = checked.entry.signed;
+        Some(match checked.record {
+            Record::Key(key) => Self::Key(Arc::new(key), Arc::new(signed)),
+            Record::Grant(grant) => Self::Grant(Arc::new(grant), Arc::new(signed)),
+            Record::Version(manifest) => {
+                let parts = checked.entry.parts.unwrap_or_default();
+                Self::Version(Arc::new(Version {
+                    manifest,
+                    chain: parts.chain,
+                    wrap: parts.site_wrap,
+                    signed,
+                }))
+            }
+            _ => return None,
+        })
+    }
+}
+
+impl Version {
+    /// Whether it is a version of that key, in a class as central describes it.
+    pub(super) fn belongs_to(&self, key: &KeyRecord, class: &ClassRecord) -> bool {
+        let Manifest {
+            id,
+            version,
+            kind,
+            purpose,
+            epoch,
+            kek,
+            ..
+        } = &self.manifest;
+        let is_epoch = class
+            .epochs
+            .iter()
+            .any(|known| (known.purpose, known.epoch, known.kek) == (*purpose, *epoch, *kek));
+        (*id, *kind, *purpose) == (key.id, key.kind, key.purpose)
+            && (1..=key.versions).contains(version)
+            && self.manifest.class == key.class
+            && key.class == class.name
+            && is_epoch
+    }
+
+    fn bytes(&self) -> usize {
+        let chain: usize = self.chain.iter().map(Vec::len).sum();
+        self.signed.body.len() + self.signed.signature.len() + self.wrap.len() + chain + 64
+    }
+
+    fn entry(&self, with_wrap: bool) -> Entry {
+        Entry {
+            signed: self.signed.clone(),
+            parts: Some(keyhaven_wire::kms::VersionParts {
+                site_wrap: if with_wrap {
+                    self.wrap.clone()
+                } else {
+                    Vec::new()
+                },
+                root_wrap: Vec::new(),
+                chain: self.chain.clone(),
+            }),
+        }
+    }
+}
+
+impl fmt::Debug for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Table(revision {})", self.applied())
+    }
+}
+
+/// Whether a site may have a version's wrap: its token has the key for it, and the class allows it.
+fn is_meant(site: &SiteRecord, class: &ClassRecord, manifest: &Manifest) -> bool {
+    let holds = site.holds.iter().any(|held| held.kek == manifest.kek);
+    let is_there = class.regions.contains(&site.region);
+    let is_hard = site.hardware >= class.hardware_min;
+    debug_assert!(HardwareLevel::Hardware > HardwareLevel::Software);
+    !site.evicted && holds && is_there && is_hard
+}
+
+fn is_small(place: &StoreKey) -> bool {
+    SMALL.iter().any(|prefix| place.starts_with(prefix))
+}
+
+/// Which version stands there, if it is one's place.
+pub(super) fn version_at(place: &[u8]) -> Option<(KeyId, u32)> {
+    let text = std::str::from_utf8(place).ok()?;
+    let (id, version) = text.strip_prefix("v/")?.split_once('/')?;
+    Some((id.parse().ok()?, u32::from_str_radix(version, 16).ok()?))
+}
+
+/// An error with its sources, in one line.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    match error.source() {
+        Some(source) => format!("{error}: {}", chain(source)),
+        None => error.to_string(),
+    }
+}
+
+/// Where classes and sites stand.
+const SMALL: [&[u8]; 2] = [b"c/", b"s/"];
+/// What a record takes in memory, roughly.
+const RECORD_BYTES: usize = 2 * 1024;
+/// Older ones come by following.
+const VERSIONS_MAX: usize = 32;
+/// What an answer may hold of versions.
+const ANSWER_BYTES_MAX: usize = 64 * 1024;
