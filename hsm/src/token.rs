@@ -136,8 +136,8 @@ impl Token {
         self.0.state().current.live()
     }
 
-    /// Session copies of private keys in use: one for each key that was loaded and not yet dropped, where the module
-    /// makes them.
+    /// Session objects of keys in use: a copy for each private key that was loaded and not yet dropped, where the module
+    /// makes them, and one for each managed key that is unwrapped.
     pub fn key_copies(&self) -> usize {
         self.0.state().current.copies()
     }
