@@ -1,13 +1,13 @@
 //! Sites and grants: who holds what, and who may do what.
 
-use keyhaven_types::{Identity, Operation, Role};
+use keyhaven_types::{Identity, KeyState, Operation, Replication, Role};
 use keyhaven_wire::kms::{
     Grant, Held, KeyRef, Record, Scope, SiteRecord,
     admin::{Answer, NewSite, RefusedCode},
 };
 
 use super::{
-    Mirror, Step,
+    Mirror, Step, changes,
     plan::{Claim, Draft, Planned, refuse},
 };
 
@@ -20,7 +20,8 @@ impl Mirror {
             );
         }
         let mut holds = Vec::new();
-        if let Some(known) = self.site(&site.name) {
+        let known = self.site(&site.name);
+        if let Some(known) = known {
             if known.evicted {
                 return refuse(
                     RefusedCode::Rule,
@@ -65,12 +66,59 @@ impl Mirror {
             evicted: false,
             revision: 0,
         };
+        let before = known.map(|known| SiteRecord {
+            revision: 0,
+            ..known.clone()
+        });
+        if before.as_ref() == Some(&record) {
+            return Ok(self.tell_again(site, known.map_or(0, |known| known.revision)));
+        }
         let mut draft = Draft {
             claims: vec![Claim::Identity(site.identity.clone(), site.name.clone())],
+            // A new site begins from nothing; one that is there has passed what it may have only now.
+            more: before.is_some_and(|before| {
+                (&before.holds, &before.region, before.hardware)
+                    != (&record.holds, &record.region, record.hardware)
+            }),
             ..Draft::default()
         };
         draft.write(self, Record::Site(record), None);
         Ok(Step::Write(draft))
+    }
+
+    /// Versions that a site has passed before it was given their key-encryption keys are written once more, so that it
+    /// hears of them. Asked for again, it goes on where it was.
+    fn tell_again(&self, site: &NewSite, since: u64) -> Step {
+        let mut draft = Draft {
+            more: true,
+            ..Draft::default()
+        };
+        let mut bytes = 0;
+        for (manifest, entry) in self.all_versions() {
+            let is_given = site.holds.iter().any(|held| held.kek == manifest.kek);
+            let is_passed = manifest.revision < since && manifest.state < KeyState::Revoked;
+            let is_eager = || {
+                self.class(&manifest.class)
+                    .is_some_and(|class| class.replication == Replication::Eager)
+            };
+            if !(is_given && is_passed && is_eager()) {
+                continue;
+            }
+            bytes += changes::entry_bytes(entry);
+            let is_full = draft.records.len() == TOLD_MAX || bytes > TOLD_BYTES_MAX;
+            if is_full && !draft.records.is_empty() {
+                break;
+            }
+            draft.write(self, Record::Version(manifest.clone()), entry.parts.clone());
+        }
+        if draft.records.is_empty() {
+            return Step::Answer(Answer::Committed {
+                revision: self.head_or_none().revision,
+                key: None,
+                warnings: Vec::new(),
+            });
+        }
+        Step::Write(draft)
     }
 
     fn check_held(&self, site: &NewSite, held: &Held) -> Planned<()> {
@@ -223,5 +271,8 @@ impl Mirror {
     }
 }
 
+/// Versions of one transaction.
+const TOLD_MAX: usize = 64;
+const TOLD_BYTES_MAX: usize = 48 * 1024;
 /// Grants of one answer.
 const PAGE: usize = 256;

@@ -65,7 +65,7 @@ pub struct Sealed {
 
 impl Transaction {
     /// Takes a draft if it still holds and there is room; gives it back otherwise.
-    pub fn add(&mut self, draft: Draft) -> Result<(), Draft> {
+    pub fn add(&mut self, draft: Draft) -> Result<(), Box<Draft>> {
         let bytes: usize = draft.records.iter().map(draft_bytes).sum();
         let fits = self.drafts.is_empty()
             || (self.records + draft.records.len() <= RECORDS_MAX
@@ -77,7 +77,7 @@ impl Transaction {
                 .iter()
                 .all(|claim| !self.claimed.contains(&claim.thing()));
         if !fits || !is_apart {
-            return Err(draft);
+            return Err(Box::new(draft));
         }
         self.written.extend(draft.keys());
         self.planned_on.extend(draft.touches());
