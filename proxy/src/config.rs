@@ -3,6 +3,8 @@
 //! `config/proxy.toml` is its documentation. Every problem is reported with its line and what to do; a [`Config`] has
 //! none. Reads the identity's files and opens no socket.
 
+mod lookup;
+
 use std::{net::SocketAddr, path::Path, time::Duration};
 
 use keyhaven_service::{
@@ -13,6 +15,8 @@ use keyhaven_types::{Identity, Role};
 use serde::Deserialize;
 use toml::Spanned;
 
+pub use self::lookup::LookupSection;
+use self::lookup::RawLookup;
 use crate::record::aead::GCM_RECORDS_MAX;
 
 /// Fewer records under one key leave no room for data beside a KeyUpdate and an alert.
@@ -30,6 +34,8 @@ pub struct Config {
     pub credentials: Credentials,
     /// The signers, in order of preference.
     pub signers: Vec<SignerAddress>,
+    /// Whether signers of managed keys are found by lookup, and how.
+    pub lookup: Option<LookupSection>,
     /// Bounds and deadlines.
     pub limits: Limits,
     /// Where and how the log is written.
@@ -119,6 +125,8 @@ impl Config {
         raw.check_backend(listen, &mut problems);
         let credentials = raw.identity.load(&mut problems, Role::Proxy);
         let signers = raw.signers(&mut problems);
+        let lookup = raw.lookup.as_ref();
+        let lookup = lookup.and_then(|lookup| lookup.check(&mut problems));
         let limits = raw.limits.check(&mut problems);
         raw.log.check(&mut problems);
         let (Some(listen), Some(credentials)) = (listen, credentials) else {
@@ -137,6 +145,7 @@ impl Config {
             proxy_protocol: raw.proxy_protocol,
             credentials,
             signers,
+            lookup,
             limits,
             log: raw.log,
         };
@@ -155,6 +164,7 @@ struct Raw {
     identity: IdentitySection,
     #[serde(default)]
     signer: Vec<RawSigner>,
+    lookup: Option<RawLookup>,
     #[serde(default)]
     limits: RawLimits,
     #[serde(default)]
@@ -241,6 +251,25 @@ impl RawSigner {
     }
 }
 
+/// Takes a number, and says so when it is out of its bounds.
+fn bounded(
+    problems: &mut Problems,
+    name: &str,
+    value: &Spanned<u64>,
+    least: u64,
+    most: u64,
+) -> u64 {
+    let given = *value.get_ref();
+    if !(least..=most).contains(&given) {
+        problems.add(
+            value.span(),
+            format!("{name} = {given} is out of its bounds"),
+            format!("Choose a number from {least} to {most}."),
+        );
+    }
+    given
+}
+
 /// Whether connecting to `backend` reaches a listener at `listen`, as far as it shows without a look-up.
 fn leads_to(backend: &str, listen: SocketAddr) -> bool {
     let backend = backend.replace("localhost:", "127.0.0.1:");
@@ -297,15 +326,7 @@ impl RawLimits {
         const DAY_S: u64 = 86_400;
         const DAY_MS: u64 = DAY_S * 1000;
         let mut bounded = |name: &str, value: &Spanned<u64>, least: u64, most: u64| {
-            let given = *value.get_ref();
-            if !(least..=most).contains(&given) {
-                problems.add(
-                    value.span(),
-                    format!("{name} = {given} is out of its bounds"),
-                    format!("Choose a number from {least} to {most}."),
-                );
-            }
-            given
+            bounded(problems, name, value, least, most)
         };
         let connections = bounded("connections_max", &self.connections_max, 1, 1_000_000);
         let per_client = &self.handshakes_per_client_max;

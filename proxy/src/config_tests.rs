@@ -80,7 +80,26 @@ fn the_annotated_file_is_a_configuration_with_its_defaults() {
         format!("{:?}", defaults.limits)
     );
     assert_eq!(config.signers.len(), 1);
+    let lookup = config.lookup.unwrap();
+    assert_eq!((lookup.servers_max, lookup.refresh.as_millis()), (16, 2000));
     assert_eq!(config.proxy_protocol, ProxyProtocol::None);
+}
+
+#[test]
+fn nothing_is_looked_up_without_its_table_or_when_it_is_off() {
+    let lookup = |text: &str| {
+        let folder = Folder::new(text);
+        let read = Config::read(&folder.path());
+        read.map_err(|error| error.to_string()).unwrap().0.lookup
+    };
+    let text = annotated();
+    let start = text.find("[lookup]").unwrap();
+    let end = text.find("[limits]").unwrap();
+    let without = [&text[..start], &text[end..]].concat();
+    assert!(lookup(&without).is_none());
+    let short = [&text[..start], "[lookup]\n", &text[end..]].concat();
+    assert!(lookup(&short).is_some_and(|lookup| lookup.servers_max == 16));
+    assert!(lookup(&text.replace("enabled = true", "enabled = false")).is_none());
 }
 
 #[test]
@@ -112,7 +131,9 @@ fn every_problem_is_named_with_its_line() {
         .replace("127.0.0.1:8080", "127.0.0.1")
         .replace("keyhaven.test/signer/main", "keyhaven.test/proxy/main")
         .replace("records_per_key = 16000000", "records_per_key = 16777216")
-        .replace("connections_max = 10000", "connections_max = 0");
+        .replace("connections_max = 10000", "connections_max = 0")
+        .replace("servers_max = 16", "servers_max = 0")
+        .replace("refresh_ms = 2000", "refresh_ms = 99");
     let error = error(&text);
     for (line, text) in text
         .lines()
@@ -125,6 +146,7 @@ fn every_problem_is_named_with_its_line() {
             "/proxy/main\"",
             "= 16777216",
             "_max = 0",
+            "_ms = 99",
         ]
         .iter()
         .any(|wrong| text.ends_with(wrong));

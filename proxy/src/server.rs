@@ -75,7 +75,10 @@ impl Server {
                 config.credentials.clone(),
             ))
         });
-        let signers = Signers::new(clients.collect(), config.limits.signer_timeout);
+        let mut signers = Signers::new(clients.collect(), config.limits.signer_timeout);
+        if let Some(lookup) = config.lookup {
+            signers = signers.with_lookup(lookup, config.credentials.clone());
+        }
         let crowd = Crowd::new(config.limits.handshakes_per_client_max);
         let context = Context {
             identity: config.credentials.identity().clone(),

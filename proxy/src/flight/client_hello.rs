@@ -1,7 +1,7 @@
 //! Collects a ClientHello: whole records, fragmented as the client likes, and not a byte more.
 //!
-//! Knows the two things that the proxy needs from the message, the offered name for the log and whether early
-//! data follows, and leaves its judgement to the signer. At most 16 KiB with record headers are ever collected.
+//! Knows the two things that the proxy needs from the message, the offered name (for the log, and to find signers) and whether
+//! early data follows, and leaves its judgement to the signer. At most 16 KiB with record headers are ever collected.
 
 use keyhaven_types::alert;
 use keyhaven_wire::CLIENT_HELLO_BYTES_MAX;
@@ -28,7 +28,7 @@ pub struct Hello {
 /// What the proxy reads from a ClientHello.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HelloFacts {
-    /// The name asked for, as the client wrote it; for the log only.
+    /// The name asked for, as the client wrote it; for the log, and to find its signers.
     pub server_name: Option<String>,
     /// Whether early data was offered (RFC 8446, section 4.2.10).
     pub early_data: bool,

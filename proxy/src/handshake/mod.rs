@@ -24,7 +24,7 @@ use crate::{
     connection::Context,
     flight::{ClientFlightReader, FlightPart, HelloReader, KeyExchangeReader, Refused, Tolerance},
     report::Report,
-    signers::Begun,
+    signers::{Begun, Signer, mismatch},
 };
 pub(crate) use error::{Failed, HandshakeError};
 use outcome::Outcome;
@@ -42,12 +42,12 @@ pub(crate) struct Unlocked {
     /// What the client has sent already after its handshake.
     pub(crate) rest: Vec<u8>,
     /// The signer that made it.
-    pub(crate) signer: usize,
+    pub(crate) signer: Signer,
 }
 
 /// A handshake's name, and where it lives.
 struct Named {
-    signer: usize,
+    signer: Signer,
     link: PinnedConnection,
     handshake: HandshakeId,
 }
@@ -117,9 +117,9 @@ impl<'a> Handshake<'a> {
         let context = self.context;
         let begun = context
             .signers
-            .start(&self.peer.to_string(), &hello)
+            .start(&self.peer.to_string(), named(report), &hello)
             .await?;
-        report.signer = Some(context.signers.name(begun.signer));
+        report.signer = Some(begun.signer.name());
         let outcome = Outcome::new(context, begun.link.clone(), begun.handshake);
         let Begun {
             signer,
@@ -147,7 +147,7 @@ impl<'a> Handshake<'a> {
                 }
                 Next::Open(established) => {
                     outcome.leave_known();
-                    return Ok(self.unlocked(begun.signer, *established));
+                    return Ok(self.unlocked(&begun.signer, *established));
                 }
             };
             let records = self.next_flight(expect, report).await?;
@@ -261,21 +261,26 @@ impl<'a> Handshake<'a> {
         };
         let binding = request.binding();
         let request = Request::Continue(request);
-        match signers.call(begun.signer, &begun.link, request).await? {
+        match signers.call(&begun.signer, &begun.link, request).await? {
             Reply::Handshake(reply) if reply.binding == binding => {
                 self.take(&records, &reply).await?;
                 Ok(reply)
             }
-            _ => Err(signers.mismatch(begun.signer).into()),
+            _ => Err(mismatch(&begun.signer).into()),
         }
     }
 
     /// The end: keys, and what the client has sent behind its handshake.
-    fn unlocked(&mut self, signer: usize, established: Established) -> Unlocked {
+    fn unlocked(&mut self, signer: &Signer, established: Established) -> Unlocked {
         Unlocked {
             established,
             rest: std::mem::take(&mut self.inbox).into_rest(),
-            signer,
+            signer: signer.clone(),
         }
     }
+}
+
+/// The name that the client asked for, by which a signer is found.
+fn named(report: &Report) -> Option<&str> {
+    Some(report.server_name.as_str()).filter(|name| !name.is_empty())
 }

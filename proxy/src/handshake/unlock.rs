@@ -47,7 +47,7 @@ impl Handshake<'_> {
                     if let Ok(proof) = proof {
                         outcome.proven(proof);
                     }
-                    return Ok(self.unlocked(begun.signer, established));
+                    return Ok(self.unlocked(&begun.signer, established));
                 }
                 Err(LockError::Shut) => (WRONG_FINISHED.alert, WRONG_FINISHED.into()),
                 Err(_) => (alert::INTERNAL_ERROR, UNUSABLE),
@@ -105,7 +105,7 @@ impl Handshake<'_> {
             alert,
         });
         let signers = &self.context.signers;
-        match signers.call(begun.signer, &begun.link, request).await {
+        match signers.call(&begun.signer, &begun.link, request).await {
             Ok(Reply::Alert { handshake, record }) if handshake == begun.handshake => {
                 // A client that is gone does not need its alert.
                 let _ = write_all(self.client, &record).await;

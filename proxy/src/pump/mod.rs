@@ -25,7 +25,7 @@ use crate::{
     handshake::Unlocked,
     record::{Generation, KeyError, ReadKey, WriteKey},
     session::{BUFFER_LEN, Fault, Inbound, NextKey, Outbound, OutboundError, RekeyError, Rekeying},
-    signers::SignerError,
+    signers::{Signer, SignerError},
 };
 use quiet::Open;
 use traffic::Signals;
@@ -113,7 +113,7 @@ impl Stop {
 pub(crate) struct Session<'a> {
     context: &'a Context,
     client: &'a TcpStream,
-    signer: usize,
+    signer: Signer,
     lives_until: Instant,
     traffic: &'a Traffic,
     inbound: Inbound,
@@ -196,7 +196,7 @@ impl<'a> Session<'a> {
             context: self.context,
             client: self.client,
             backend,
-            signer: self.signer,
+            signer: self.signer.clone(),
             traffic: self.traffic,
             signals: &signals,
         };
@@ -258,7 +258,7 @@ struct Link<'a> {
     context: &'a Context,
     client: &'a TcpStream,
     backend: &'a TcpStream,
-    signer: usize,
+    signer: Signer,
     traffic: &'a Traffic,
     signals: &'a Signals,
 }
@@ -267,7 +267,7 @@ impl Link<'_> {
     /// Asks a signer for the next key of one direction. Whoever waits here moves no data of that direction.
     async fn next_key(&self, rekeying: &mut Rekeying) -> Result<NextKey, Stop> {
         let ask = rekeying.ask()?;
-        let answer = self.context.signers.rekey(self.signer, ask).await?;
+        let answer = self.context.signers.rekey(&self.signer, ask).await?;
         Ok(rekeying.answer(answer)?)
     }
 }

@@ -7,7 +7,9 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::{FROM_CLIENT, TO_CLIENT, client_hello, handshake_record, key, read_flight};
+use super::{
+    FROM_CLIENT, TO_CLIENT, client_hello, client_hello_for, handshake_record, key, read_flight,
+};
 
 /// A client that knows the keys.
 pub(crate) struct Client {
@@ -32,8 +34,17 @@ impl Client {
     }
 
     /// Handshakes with this verify_data in its Finished.
-    pub(crate) async fn finish(mut stream: TcpStream, verify_data: &[u8]) -> Self {
-        stream.write_all(&client_hello()).await.unwrap();
+    pub(crate) async fn finish(stream: TcpStream, verify_data: &[u8]) -> Self {
+        Self::finish_with(stream, &client_hello(), verify_data).await
+    }
+
+    /// The same for a host name.
+    pub(crate) async fn finish_for(stream: TcpStream, name: &str, verify_data: &[u8]) -> Self {
+        Self::finish_with(stream, &client_hello_for(name), verify_data).await
+    }
+
+    async fn finish_with(mut stream: TcpStream, hello: &[u8], verify_data: &[u8]) -> Self {
+        stream.write_all(hello).await.unwrap();
         read_flight(&mut stream).await;
         let message = [&[20, 0, 0, 32][..], verify_data].concat();
         stream

@@ -14,7 +14,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 pub(crate) use client::Client;
 use keyhaven_proxy::{
     Server,
-    config::{Config, Limits, ProxyProtocol, SignerAddress},
+    config::{Config, Limits, LookupSection, ProxyProtocol, SignerAddress},
     record::{Generation, WriteKey},
 };
 use keyhaven_service::{
@@ -23,7 +23,7 @@ use keyhaven_service::{
     shutdown::{Ended, Shutdown},
 };
 use keyhaven_types::{AeadAlgorithm, Role, Secret, TlsVersion};
-use keyhaven_wire::TrafficKey;
+use keyhaven_wire::{TrafficKey, kms};
 pub(crate) use pki::Pki;
 pub(crate) use signer::{FakeSigner, Step, open};
 use tokio::{
@@ -56,8 +56,15 @@ pub(crate) struct House {
     /// Connections that reach the backend.
     pub(crate) backend: mpsc::Receiver<TcpStream>,
     pub(crate) shutdown: Shutdown,
-    signer_shutdown: Shutdown,
-    _pki: Pki,
+    signer_shutdowns: Vec<Shutdown>,
+    listeners: Vec<SignerAddress>,
+    pki: Pki,
+}
+
+/// What the proxy knows of signers to begin with.
+struct Known {
+    configured: usize,
+    lookup: Option<LookupSection>,
 }
 
 /// Limits that no test meets by accident.
@@ -107,8 +114,34 @@ impl House {
         backend_address: SocketAddr,
         backend_listener: Option<TcpListener>,
     ) -> Self {
+        let known = Known {
+            configured: signers,
+            lookup: None,
+        };
+        let backend = (backend_address, backend_listener);
+        Self::knowing(limits, signers, known, proxy_protocol, backend).await
+    }
+
+    /// With signers of which the proxy's file names the first ones only, and lookup.
+    pub(crate) async fn finding(configured: usize, signers: usize, lookup: LookupSection) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let backend = (listener.local_addr().unwrap(), Some(listener));
+        let known = Known {
+            configured,
+            lookup: Some(lookup),
+        };
+        Self::knowing(limits(), signers, known, ProxyProtocol::None, backend).await
+    }
+
+    async fn knowing(
+        limits: Limits,
+        signers: usize,
+        known: Known,
+        proxy_protocol: ProxyProtocol,
+        (backend_address, backend_listener): (SocketAddr, Option<TcpListener>),
+    ) -> Self {
         let pki = Pki::new();
-        let signer_shutdown = Shutdown::new();
+        let mut signer_shutdowns = Vec::new();
         let mut fakes = Vec::new();
         let mut addresses = Vec::new();
         for number in 0..signers {
@@ -123,7 +156,8 @@ impl House {
             });
             let fake = Arc::new(FakeSigner::default());
             fakes.push(fake.clone());
-            let shutdown = signer_shutdown.clone();
+            let shutdown = Shutdown::new();
+            signer_shutdowns.push(shutdown.clone());
             tokio::spawn(async move {
                 listener
                     .serve(fake, ServeLimits::default(), &shutdown)
@@ -145,7 +179,8 @@ impl House {
             backend: backend_address.to_string(),
             proxy_protocol,
             credentials: pki.credentials("proxy/one"),
-            signers: addresses,
+            signers: addresses[..known.configured].to_vec(),
+            lookup: known.lookup,
             limits,
             log: LogSection::default(),
         };
@@ -158,9 +193,43 @@ impl House {
             signers: fakes,
             backend,
             shutdown,
-            signer_shutdown,
-            _pki: pki,
+            signer_shutdowns,
+            listeners: addresses,
+            pki,
         }
+    }
+
+    /// A signer as a lookup names it.
+    pub(crate) fn server(&self, signer: usize, estimate_us: u64) -> kms::Server {
+        let at = &self.listeners[signer];
+        kms::Server {
+            site: format!("s{signer}").parse().unwrap(),
+            identity: at.identity.clone(),
+            address: at.address.clone(),
+            region: "eu".parse().unwrap(),
+            estimate_us,
+            measured_ms_ago: None,
+            is_self: false,
+        }
+    }
+
+    /// Cuts one signer's connections and ends its listener.
+    pub(crate) async fn stop_signer(&self, signer: usize) {
+        self.signer_shutdowns[signer].finish(Duration::ZERO).await;
+    }
+
+    /// Lets one signer listen again where it was.
+    pub(crate) async fn restart_signer(&mut self, signer: usize) {
+        let credentials = self.pki.credentials(&format!("signer/{signer}"));
+        let address = self.listeners[signer].address.parse().unwrap();
+        let config = ListenerConfig::new(address, credentials, vec![Role::Proxy]);
+        let listener = Listener::bind(config).await.unwrap();
+        let (fake, shutdown) = (self.signers[signer].clone(), Shutdown::new());
+        self.signer_shutdowns[signer] = shutdown.clone();
+        tokio::spawn(async move {
+            let limits = ServeLimits::default();
+            listener.serve(fake, limits, &shutdown).await;
+        });
     }
 
     pub(crate) async fn connect(&self) -> TcpStream {
@@ -176,7 +245,14 @@ impl House {
 
     /// Stops the signers and cuts their connections.
     pub(crate) async fn stop_signers(&self) -> Ended {
-        self.signer_shutdown.finish(Duration::ZERO).await
+        let mut ended = Ended::Clean;
+        for shutdown in &self.signer_shutdowns {
+            let one = shutdown.finish(Duration::ZERO).await;
+            if !matches!(one, Ended::Clean) {
+                ended = one;
+            }
+        }
+        ended
     }
 }
 
@@ -189,9 +265,21 @@ pub(crate) async fn until(mut is_so: impl FnMut() -> bool) {
 
 /// A record with a ClientHello in it, as far as the proxy looks.
 pub(crate) fn client_hello() -> Vec<u8> {
+    hello_with(&[])
+}
+
+/// The same with a host name of at most 100 bytes (RFC 6066, section 3).
+pub(crate) fn client_hello_for(name: &str) -> Vec<u8> {
+    let len = name.len() as u8;
+    let lengths = [0, len + 9, 0, 0, 0, len + 5, 0, len + 3, 0, 0, len];
+    hello_with(&[&lengths[..], name.as_bytes()].concat())
+}
+
+fn hello_with(extensions: &[u8]) -> Vec<u8> {
     let mut body = vec![3, 3];
     body.extend_from_slice(&[7; 32]);
     body.extend_from_slice(&[0, 0, 2, 0x13, 0x01, 1, 0]);
+    body.extend_from_slice(extensions);
     let len = body.len() as u8;
     let mut record = vec![22, 3, 1, 0, len + 4, 1, 0, 0, len];
     record.extend_from_slice(&body);

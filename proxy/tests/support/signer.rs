@@ -1,8 +1,12 @@
 //! A signer that makes its handshakes up, and misbehaves when a test wants it to.
 
-use std::sync::{
-    Arc, Mutex,
-    atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst},
+    },
+    time::Duration,
 };
 
 use aws_lc_rs::{aead, digest, hkdf};
@@ -11,7 +15,9 @@ use keyhaven_service::{Caller, Handler};
 use keyhaven_types::{CustodyLevel, Direction, Identity, TlsVersion};
 use keyhaven_wire::{
     ClientCertificate, ConnectionId, ErrorCode, Established, Expect, HandshakeId, HandshakeReply,
-    Locked, Next, Rekeyed, Reply, Request, lock,
+    Locked, Next, Rekeyed, Reply, Request,
+    kms::{Found, KeyRef, Lookup, Server},
+    lock,
 };
 
 use super::{FLIGHT, FROM_CLIENT, HANDSHAKE, TO_CLIENT, VERIFY_DATA, key};
@@ -54,6 +60,12 @@ pub(crate) struct FakeSigner {
     pub(crate) wants_more: AtomicUsize,
     /// Asks for a second ClientHello first.
     pub(crate) retry: AtomicBool,
+    /// How long it takes for a Start, in milliseconds.
+    pub(crate) start_ms: AtomicU64,
+    /// What it says of host names; nobody serves others. None: it knows nothing of managed keys.
+    pub(crate) served: Mutex<Option<HashMap<String, Vec<Server>>>>,
+    /// Lookups that it answered.
+    pub(crate) lookups: AtomicUsize,
     /// Never answers a Start.
     pub(crate) stalls: AtomicBool,
     /// Answers so many outcomes with "busy" first.
@@ -79,6 +91,20 @@ impl FakeSigner {
     /// From now on, a handshake goes as the plan says.
     pub(crate) fn plan(&self, plan: impl Fn(&Step<'_>) -> (Vec<u8>, Next) + Send + 'static) {
         *self.plan.lock().unwrap() = Some(Box::new(plan));
+    }
+
+    fn looked_up(&self, lookup: Lookup) -> Reply {
+        self.lookups.fetch_add(1, SeqCst);
+        let served = self.served.lock().unwrap();
+        let (Some(served), KeyRef::ServerName(name)) = (&*served, lookup.key) else {
+            return Reply::Error(ErrorCode::Denied);
+        };
+        Reply::Found(Found {
+            servers: served.get(&name).cloned().unwrap_or_default(),
+            revision: 1,
+            central_ms_ago: Some(0),
+            good_for_ms: 60_000,
+        })
     }
 
     fn established(&self, version: TlsVersion) -> Established {
@@ -178,6 +204,7 @@ impl FakeSigner {
         };
         match request {
             Request::Ping => Reply::Pong,
+            Request::Lookup(lookup) => self.looked_up(lookup),
             Request::Start(start) => {
                 self.starts.fetch_add(1, SeqCst);
                 if let Some(code) = *self.start_error.lock().unwrap() {
@@ -253,6 +280,7 @@ impl FakeSigner {
                     state: vec![rekey.generation as u8],
                 })
             }
+            _ => Reply::Error(ErrorCode::Denied),
         }
     }
 }
@@ -261,6 +289,10 @@ impl Handler for FakeSigner {
     async fn call(&self, caller: Arc<Caller>, request: Request) -> Reply {
         if self.stalls.load(SeqCst) && matches!(request, Request::Start(_)) {
             std::future::pending::<()>().await;
+        }
+        if matches!(request, Request::Start(_)) {
+            let takes = Duration::from_millis(self.start_ms.load(SeqCst));
+            tokio::time::sleep(takes).await;
         }
         self.answer(&caller, request)
     }
