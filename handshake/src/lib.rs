@@ -43,4 +43,4 @@ pub use error::{Failure, Refusal};
 pub use keys::{SessionKey, alert_record};
 pub use rekey::{RekeyBinding, RekeyError, RekeyFacts, Rekeyed, SealKey, Sealer};
 pub use site::{Authorities, ClientAuth, Site, SiteError, SiteKey, SiteSpec, TicketSpec};
-pub use ticket_key::TicketKey;
+pub use ticket_key::{TicketDays, TicketKey};

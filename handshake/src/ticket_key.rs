@@ -3,7 +3,11 @@
 //! What a ticket holds and when it is good is the business of `tickets`. Invariant: a key seals on its day and opens on
 //! the next, and no longer.
 
-use std::{fmt, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{Arc, PoisonError, RwLock},
+};
 
 use aws_lc_rs::{
     aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey},
@@ -16,15 +20,69 @@ use zeroize::Zeroizing;
 /// What seals tickets in this process: at least 32 random bytes, from which a key comes each day. Clones are the
 /// same key.
 #[derive(Clone)]
-pub struct TicketKey(Arc<hkdf::Prk>);
+pub struct TicketKey(Source);
+
+/// Where the keys of the days come from.
+#[derive(Clone)]
+enum Source {
+    /// One secret for all days.
+    One(Arc<hkdf::Prk>),
+    /// A secret for each day.
+    Days(TicketDays),
+}
+
+/// Secrets of days, as they are given from outside: without that of a day nothing is sealed or opened on it. Clones are
+/// the same.
+#[derive(Clone, Default)]
+pub struct TicketDays(Arc<RwLock<BTreeMap<u64, Arc<hkdf::Prk>>>>);
+
+impl TicketDays {
+    /// Takes these days, each with at least 32 random bytes, in place of all others.
+    pub fn replace(&self, days: Vec<(u64, Secret)>) {
+        let days = days
+            .into_iter()
+            .map(|(day, secret)| (day, extract(&secret)));
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = days.collect();
+    }
+
+    /// Forgets all of them.
+    pub fn clear(&self) {
+        self.replace(Vec::new());
+    }
+
+    fn of(&self, day: u64) -> Option<Arc<hkdf::Prk>> {
+        let days = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        days.get(&day).cloned()
+    }
+}
+
+impl fmt::Debug for TicketDays {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TicketDays")
+    }
+}
+
+fn extract(secret: &Secret) -> Arc<hkdf::Prk> {
+    let salt = hkdf::Salt::new(hkdf::HKDF_SHA256, b"keyhaven ticket seal 1");
+    Arc::new(salt.extract(secret.expose_secret()))
+}
 
 impl TicketKey {
     /// Takes a secret that the site's signers share; `None` when it is shorter than 32 bytes.
     pub fn new(secret: &Secret) -> Option<Self> {
-        (secret.len() >= 32).then(|| {
-            let salt = hkdf::Salt::new(hkdf::HKDF_SHA256, b"keyhaven ticket seal 1");
-            Self(Arc::new(salt.extract(secret.expose_secret())))
-        })
+        (secret.len() >= 32).then(|| Self(Source::One(extract(secret))))
+    }
+
+    /// Takes the secrets of days that are given from outside.
+    pub fn of_days(days: TicketDays) -> Self {
+        Self(Source::Days(days))
+    }
+
+    fn secret(&self, day: u64) -> Option<Arc<hkdf::Prk>> {
+        match &self.0 {
+            Source::One(secret) => Some(Arc::clone(secret)),
+            Source::Days(days) => days.of(day),
+        }
     }
 
     /// A key for this process alone; `None` when there is no randomness.
@@ -52,7 +110,7 @@ impl TicketKey {
             }
         }
         let mut out = Zeroizing::new([0; N]);
-        self.0
+        self.secret(day)?
             .expand(&[label, &day.to_be_bytes()], Length(N))
             .and_then(|okm| okm.fill(&mut *out))
             .ok()?;
@@ -102,6 +160,28 @@ mod tests {
 
     fn key() -> TicketKey {
         TicketKey::new(&Secret::new(vec![7; 32])).unwrap()
+    }
+
+    #[test]
+    fn s4_days_from_outside_seal_while_they_are_there() {
+        let (days, other) = (TicketDays::default(), TicketDays::default());
+        let key = TicketKey::of_days(days.clone());
+        assert!(key.seal(100, b"aad", b"content").is_none());
+        days.replace(vec![
+            (100, Secret::new(vec![1; 32])),
+            (101, Secret::new(vec![2; 32])),
+        ]);
+        let sealed = key.seal(100, b"aad", b"content").unwrap();
+        assert_eq!(*key.open(101, b"aad", &sealed).unwrap(), *b"content");
+        // Another signer with the same days.
+        other.replace(vec![
+            (100, Secret::new(vec![1; 32])),
+            (101, Secret::new(vec![2; 32])),
+        ]);
+        let same = TicketKey::of_days(other);
+        assert_eq!(*same.open(100, b"aad", &sealed).unwrap(), *b"content");
+        days.clear();
+        assert!(key.open(100, b"aad", &sealed).is_none());
     }
 
     #[test]

@@ -16,6 +16,7 @@ use keyhaven_types::Role;
 
 use crate::{
     config::Config,
+    kms::{self, Kms, KmsParts},
     metrics::{self, Metrics},
     reload::Reloader,
     serve::{Signer, SignerParts},
@@ -47,6 +48,10 @@ pub enum DaemonError {
 pub fn check(path: &Path) -> Result<Vec<String>, DaemonError> {
     let config = Config::read(path)?;
     let opened = Inventory::default().open(&config, Terminal::Asked)?;
+    if let Some(section) = &config.kms {
+        kms::check(section, &opened.policy)
+            .map_err(failed("the signer cannot be a site of the KMS"))?;
+    }
     Ok([config.warnings, opened.warnings].concat())
 }
 
@@ -81,7 +86,11 @@ async fn serve(config: Config, reloader: Reloader) -> Result<Ended, DaemonError>
     let seal = seal
         .ok_or("no key for rekey states")
         .map_err(failed("cannot make the seal"))?;
-    let mut listener = ListenerConfig::new(config.listen, config.credentials, vec![Role::Proxy]);
+    let mut roles = vec![Role::Proxy];
+    if config.kms.is_some() {
+        roles.extend([Role::Signer, Role::Client, Role::Admin]);
+    }
+    let mut listener = ListenerConfig::new(config.listen, config.credentials.clone(), roles);
     listener.connections_max = config.limits.connections_max;
     let listener = Listener::bind(listener)
         .await
@@ -97,11 +106,32 @@ async fn serve(config: Config, reloader: Reloader) -> Result<Ended, DaemonError>
     // The last thing that can fail: a module must not be taken apart under a thread that works in it.
     let workers = Workers::start(config.threads, config.queue_max)
         .map_err(failed("cannot start the token threads"))?;
+    let kms = match &config.kms {
+        None => None,
+        Some(section) => {
+            let policy = reloader.policy().current();
+            let parts = KmsParts {
+                config: section,
+                credentials: config.credentials.clone(),
+                policy: &policy,
+                workers: workers.clone(),
+                threads: config.threads,
+                tickets: reloader.tickets(),
+                ticket_days: section.ticket_key.as_ref().map(|_| reloader.ticket_days()),
+                rekey_persistent: config.rekey.persistent,
+                operations_max: config.limits.handshakes_max,
+                shutdown: shutdown.clone(),
+            };
+            let started = Kms::start(parts).await;
+            Some(started.map_err(failed("the signer cannot be a site of the KMS"))?)
+        }
+    };
     let signer = Arc::new(Signer::new(SignerParts {
         policy: reloader.policy(),
         workers: workers.clone(),
         sealer: Sealer::new(seal),
         counters: reloader.counters(),
+        kms: kms.clone(),
         limits: config.limits,
         lifetime: config.rekey.connection_lifetime,
         shutdown: shutdown.clone(),
@@ -124,6 +154,9 @@ async fn serve(config: Config, reloader: Reloader) -> Result<Ended, DaemonError>
 
     let ended = shutdown.finish(config.limits.shutdown_grace).await;
     sweeper.abort();
+    if let Some(kms) = kms {
+        kms.stop().await;
+    }
     tokio::select! {
         () = workers.shutdown(config.limits.shutdown_grace) => {}
         // They may be in the middle of a call into the module.

@@ -7,6 +7,7 @@ pub mod admin;
 pub mod config;
 pub mod counters;
 pub mod daemon;
+pub mod kms;
 pub mod policy;
 pub mod reload;
 pub mod serve;

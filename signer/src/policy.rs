@@ -14,6 +14,8 @@ use keyhaven_handshake::Site;
 use keyhaven_hsm::{PrivateKey, Profile, Token};
 use keyhaven_types::Identity;
 
+use crate::kms::ManagedKeys;
+
 /// A site with those who may use it.
 pub struct ServedSite {
     /// What is offered.
@@ -28,6 +30,8 @@ pub struct ServedSite {
     pub keys: Vec<ServedKey>,
     /// The token that keeps exchange and schedule, if the level asks for one.
     pub exchange: Option<Token>,
+    /// With managed keys, their grants decide who may use it, and not `proxies`.
+    pub managed: Option<ManagedKeys>,
 }
 
 /// A key of a site, as far as it is asked after beside handshakes.
@@ -155,7 +159,7 @@ pub(crate) fn seal_id(site: &[u8; 32], key_hash: &[u8; 32]) -> [u8; 32] {
     id
 }
 
-fn spki_hash(key: &PrivateKey) -> [u8; 32] {
+pub(crate) fn spki_hash(key: &PrivateKey) -> [u8; 32] {
     let mut hash = [0; 32];
     hash.copy_from_slice(digest::digest(&digest::SHA256, key.spki()).as_ref());
     hash

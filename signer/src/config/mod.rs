@@ -7,6 +7,7 @@ mod certificate;
 mod clients;
 mod files;
 mod key;
+mod kms;
 mod limits;
 mod ocsp;
 mod raw;
@@ -31,6 +32,7 @@ use toml::Spanned;
 
 pub(crate) use certificate::covers;
 pub use key::SiteKeyConfig;
+pub use kms::KmsConfig;
 pub use limits::Limits;
 pub use raw::Raw;
 pub use secrets::{RekeyConfig, TicketsConfig};
@@ -61,6 +63,8 @@ pub struct Config {
     pub tokens: Vec<TokenConfig>,
     /// Sites.
     pub sites: Vec<SiteConfig>,
+    /// The KMS that this signer is a site of.
+    pub kms: Option<KmsConfig>,
     /// Logging.
     pub log: LogSection,
     /// What an operator should know, though it does not stop the signer.
@@ -88,9 +92,15 @@ impl Config {
         let limits = raw.limits.validate(&mut problems);
         let (threads, queue_max) = raw.workers.validate(&mut problems);
         let rekey = secrets::validate_rekey(&raw.rekey, &mut problems);
+        let has_managed_tickets = raw
+            .kms
+            .as_ref()
+            .is_some_and(|section| section.ticket_key.is_some());
+        let by_default = has_managed_tickets.then(raw::TicketsSection::default);
         let tickets = raw
             .tickets
             .as_ref()
+            .or(by_default.as_ref())
             .map(|section| secrets::validate_tickets(section, &rekey, &mut problems));
         let metrics = raw
             .metrics
@@ -103,7 +113,22 @@ impl Config {
             .iter()
             .map(|token| token.name.get_ref().as_str())
             .collect();
-        let sites = site::validate(&raw.site, &names, &mut problems);
+        let sites = site::validate(&raw.site, &names, raw.kms.is_some(), &mut problems);
+        let kms = raw
+            .kms
+            .as_ref()
+            .and_then(|section| kms::validate(section, &names, &mut problems));
+        if let (Some(section), Some(secret)) = (
+            &raw.kms,
+            raw.tickets.as_ref().and_then(|t| t.secret.as_ref()),
+        ) && section.ticket_key.is_some()
+        {
+            problems.add(
+                secret.span(),
+                "tickets have both a secret of [tickets] and a ticket_key of [kms]",
+                "keep one of the two",
+            );
+        }
         let warnings = problems.warnings().map(warning_line).collect();
         problems.into_result()?;
         match (listen, credentials) {
@@ -119,6 +144,7 @@ impl Config {
                 metrics,
                 tokens,
                 sites,
+                kms,
                 log: LogSection {
                     format: raw.log.format,
                     level: raw.log.level.clone(),

@@ -28,7 +28,57 @@ pub struct Raw {
     #[serde(default)]
     pub(super) log: LogSection,
     pub(super) token: Spanned<Vec<TokenSection>>,
+    #[serde(default = "no_sites")]
     pub(super) site: Spanned<Vec<SiteSection>>,
+    pub(super) kms: Option<KmsSection>,
+}
+
+/// A signer that serves managed keys alone has no site of its own.
+fn no_sites() -> Spanned<Vec<SiteSection>> {
+    unwritten(Vec::new())
+}
+
+/// What makes a signer a site of the KMS.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct KmsSection {
+    pub(super) site: Spanned<String>,
+    pub(super) token: Spanned<String>,
+    pub(super) central_key: Spanned<PathBuf>,
+    pub(super) replica: Spanned<PathBuf>,
+    #[serde(default = "cache_mb")]
+    pub(super) cache_mb: Spanned<usize>,
+    #[serde(default = "unwrapped_max")]
+    pub(super) unwrapped_max: Spanned<usize>,
+    #[serde(default = "peer_interval_ms")]
+    pub(super) peer_interval_ms: Spanned<u64>,
+    pub(super) ticket_key: Option<Spanned<String>>,
+    #[serde(default)]
+    pub(super) alpn: Vec<Spanned<String>>,
+    pub(super) custody_min: Option<Spanned<CustodyLevel>>,
+    pub(super) custody_max: Option<Spanned<CustodyLevel>>,
+    pub(super) exchange_token: Option<Spanned<String>>,
+    #[serde(default)]
+    pub(super) central: Vec<CentralSection>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct CentralSection {
+    pub(super) address: String,
+    pub(super) identity: Spanned<String>,
+}
+
+fn cache_mb() -> Spanned<usize> {
+    unwritten(64)
+}
+
+fn unwrapped_max() -> Spanned<usize> {
+    unwritten(4096)
+}
+
+fn peer_interval_ms() -> Spanned<u64> {
+    unwritten(2000)
 }
 
 #[derive(Deserialize)]

@@ -44,13 +44,14 @@ pub struct SiteConfig {
 pub(super) fn validate(
     raw: &Spanned<Vec<raw::SiteSection>>,
     tokens: &[&str],
+    has_kms: bool,
     problems: &mut Problems,
 ) -> Vec<SiteConfig> {
-    if raw.get_ref().is_empty() {
+    if raw.get_ref().is_empty() && !has_kms {
         problems.add(
             None,
-            "there is no [[site]]",
-            "name at least one site; see config/signer.toml",
+            "there is no [[site]] and no [kms]",
+            "name at least one site, or the KMS that brings keys; see config/signer.toml",
         );
     }
     let mut taken = HashSet::new();
@@ -205,7 +206,7 @@ fn check_name(
     Some(lower)
 }
 
-fn check_alpn(protocol: &Spanned<String>, problems: &mut Problems) -> Option<Vec<u8>> {
+pub(super) fn check_alpn(protocol: &Spanned<String>, problems: &mut Problems) -> Option<Vec<u8>> {
     let bytes = protocol.get_ref().as_bytes();
     if bytes.is_empty() || bytes.len() > 255 {
         problems.add(

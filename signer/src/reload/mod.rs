@@ -15,6 +15,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use keyhaven_handshake::{TicketDays, TicketSpec};
 use keyhaven_service::{
     config::{ConfigError, Document},
     shutdown::Shutdown,
@@ -70,6 +71,8 @@ pub struct Reloader {
     /// Why the last look was refused; told once, although it is tried again at the next.
     failed_look: Option<String>,
     policy: Shared,
+    /// How sessions with managed keys are resumed; as it was at the start.
+    tickets: Option<TicketSpec>,
     counters: Arc<Counters>,
 }
 
@@ -119,6 +122,7 @@ impl Reloader {
             staples_until: config.staples_until(),
             failed_look: None,
             policy: Shared::new(opened.policy),
+            tickets: opened.tickets,
             counters: Arc::default(),
         })
     }
@@ -126,6 +130,16 @@ impl Reloader {
     /// What is served by; it is replaced here.
     pub fn policy(&self) -> Shared {
         self.policy.clone()
+    }
+
+    /// How sessions with managed keys are resumed.
+    pub fn tickets(&self) -> Option<TicketSpec> {
+        self.tickets.clone()
+    }
+
+    /// Where a managed ticket key's days go.
+    pub fn ticket_days(&self) -> TicketDays {
+        self.inventory.ticket_days()
     }
 
     /// Where reloads are counted, with everything else.

@@ -22,6 +22,7 @@ use super::{Facts, Signer, Unfinished, Unproven, lock_table};
 use crate::{
     audit::{error_chain, short_name},
     counters::Counters,
+    kms::NotServed,
     pending::Taken,
     policy::ServedSite,
     translate::{self, LockError, LockedRelease, ReleaseTo},
@@ -75,11 +76,15 @@ impl Signer {
         Counters::add(&self.counters.started);
         let hello = ClientHello::from_records(&request.records).ok();
         // A ClientHello that cannot be read has no site: rustls finds the alert for it.
-        let site = hello.as_ref().and_then(|hello| {
-            self.policy
-                .current()
-                .site_for(&caller.identity, hello.server_name.as_deref())
-        });
+        let name = hello.as_ref().map(|hello| hello.server_name.as_deref());
+        let site = match name {
+            Some(name) => match self.site_for(&caller, name).await {
+                Ok(site) => site,
+                Err(NotServed::Denied) => None,
+                Err(NotServed::Elsewhere) => return Reply::Error(ErrorCode::Unavailable),
+            },
+            None => None,
+        };
         let belongs = Belongs {
             caller,
             handshake: request.handshake,
@@ -111,12 +116,17 @@ impl Signer {
         };
         // A grant that was taken away since the handshake began is gone for it, too; a key that was exchanged is not.
         let name = Some(unfinished.server_name.as_str()).filter(|name| !name.is_empty());
-        let may_go_on = unfinished.site.is_none()
-            || self
-                .policy
-                .current()
-                .site_for(&caller.identity, name)
-                .is_some();
+        let may_go_on = match unfinished.site.as_deref() {
+            None => true,
+            Some(ServedSite {
+                managed: Some(keys),
+                ..
+            }) => keys.may_be_used_by(&caller.identity),
+            Some(_) => {
+                let policy = self.policy.current();
+                policy.site_for(&caller.identity, name).is_some()
+            }
+        };
         if !may_go_on {
             self.give_up(&unfinished.client, "the site or its grant is gone");
             return Reply::Error(ErrorCode::UnknownHandshake);
@@ -135,6 +145,24 @@ impl Signer {
             handshake.proceed(worker, &request.records)
         })
         .await
+    }
+
+    /// The site of a name for a caller: one of the file's, or else one with managed keys.
+    async fn site_for(
+        &self,
+        caller: &Caller,
+        name: Option<&str>,
+    ) -> Result<Option<Arc<ServedSite>>, NotServed> {
+        if let Some(site) = self.policy.current().site_for(&caller.identity, name) {
+            return Ok(Some(site));
+        }
+        match (&self.kms, name) {
+            (Some(kms), Some(name)) => {
+                let site = kms.sites().site_for(&caller.identity, name).await?;
+                Ok(Some(site))
+            }
+            _ => Ok(None),
+        }
     }
 
     async fn work(
@@ -158,6 +186,17 @@ impl Signer {
             finish(worker, step, site.as_deref().map(to))
         });
         match done.await {
+            // What was made with a managed key that may not be used any more is thrown away.
+            Ok(_) if !belongs.may_still() => {
+                Counters::add(&self.counters.failed);
+                tracing::warn!(
+                    proxy = %belongs.caller.identity,
+                    client = belongs.client,
+                    server_name = belongs.server_name,
+                    "handshake thrown away: its managed key may not be used any more"
+                );
+                Reply::Error(ErrorCode::Unavailable)
+            }
             Ok(done) => self.answer(belongs, done),
             Err(keyhaven_hsm::Error::Busy) => self.busy(),
             Err(error) => {
@@ -344,6 +383,12 @@ impl Told {
 }
 
 impl Belongs {
+    /// Whether a managed key could still be used when the token was done.
+    fn may_still(&self) -> bool {
+        let managed = self.site.as_ref().and_then(|site| site.managed.as_ref());
+        managed.is_none_or(|keys| keys.may_be_used_by(&self.caller.identity))
+    }
+
     fn facts(&self, told: Told) -> Facts {
         Facts {
             proxy: self.caller.identity.clone(),

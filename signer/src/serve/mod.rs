@@ -23,6 +23,7 @@ use crate::{
     config::Limits,
     counters::{Counters, HandshakeKind, Left},
     health::Health,
+    kms::Kms,
     pending::Waiting,
     policy::{self, ServedSite},
 };
@@ -40,6 +41,7 @@ pub struct Signer {
     released: Mutex<Waiting<Unproven>>,
     health: Health,
     counters: Arc<Counters>,
+    kms: Option<Arc<Kms>>,
     shutdown: Shutdown,
 }
 
@@ -53,6 +55,8 @@ pub struct SignerParts {
     pub sealer: Sealer,
     /// Where it counts what it does.
     pub counters: Arc<Counters>,
+    /// The KMS that it is a site of.
+    pub kms: Option<Arc<Kms>>,
     /// Bounds.
     pub limits: Limits,
     /// How long a connection may live.
@@ -133,6 +137,7 @@ impl Signer {
             workers,
             sealer,
             counters,
+            kms,
             limits,
             lifetime,
             shutdown,
@@ -151,6 +156,7 @@ impl Signer {
             released: Mutex::new(Waiting::new(limits.pending_max, limits.pending_timeout * 3)),
             limits,
             counters,
+            kms,
             shutdown,
         }
     }
@@ -203,16 +209,24 @@ impl Signer {
 
 impl Handler for Signer {
     async fn call(&self, caller: Arc<Caller>, request: Request) -> Reply {
-        if caller.identity.role() != Role::Proxy {
-            return Reply::Error(ErrorCode::Denied);
-        }
+        let is_proxy = caller.identity.role() == Role::Proxy;
         match request {
+            Request::Ping => self.ping().await,
+            Request::Operate(_)
+            | Request::OperateSigned(_)
+            | Request::OperatePassed(_)
+            | Request::Lookup(_)
+            | Request::Fetch(_)
+            | Request::Status => match &self.kms {
+                Some(kms) => kms.call(&caller, request).await,
+                None => Reply::Error(ErrorCode::Denied),
+            },
+            _ if !is_proxy => Reply::Error(ErrorCode::Denied),
             Request::Start(request) => self.start(caller, request).await,
             Request::Continue(request) => self.proceed(caller, request).await,
             Request::Outcome(request) => self.outcome(&caller, &request),
             Request::Refuse(request) => self.refuse(&caller, &request),
             Request::Rekey(request) => self.rekey(caller, request).await,
-            Request::Ping => self.ping().await,
             _ => Reply::Error(ErrorCode::Denied),
         }
     }

@@ -3,6 +3,7 @@
 //! Every entry is used once: a handshake is proven or refused or aborted, and never two of them.
 
 use std::{
+    collections::HashMap,
     sync::Arc,
     time::{Instant, SystemTime},
 };
@@ -10,11 +11,16 @@ use std::{
 use keyhaven_handshake::{RekeyBinding, RekeyError, Rekeyed as NextKey, Sealer, alert_record};
 use keyhaven_hsm::Worker;
 use keyhaven_service::Caller;
-use keyhaven_types::alert;
+use keyhaven_types::{Identity, alert};
 use keyhaven_wire::{ErrorCode, Outcome, Refuse, Rekey, Rekeyed, Reply, lock};
 
 use super::{Signer, lock_table};
-use crate::{audit::error_chain, counters::Counters, policy::Policy, translate};
+use crate::{
+    audit::error_chain,
+    counters::Counters,
+    policy::{Policy, ServedSite},
+    translate,
+};
 
 impl Signer {
     pub(super) fn outcome(&self, caller: &Caller, request: &Outcome) -> Reply {
@@ -64,6 +70,7 @@ impl Signer {
     }
 
     pub(super) async fn rekey(&self, caller: Arc<Caller>, request: Rekey) -> Reply {
+        let managed = self.kms.as_ref().map(|kms| kms.sites().by_seal());
         let (connection, direction, generation) =
             (request.connection, request.direction, request.generation);
         let made = if Sealer::needs_token(&request.state) {
@@ -78,7 +85,11 @@ impl Signer {
             let deadline = Instant::now() + self.limits.step_timeout;
             let job = move |worker: &Worker| {
                 let policy = policy.current();
-                next_key(&sealer, &policy, Some(worker), &by, &request)
+                let places = Places {
+                    policy: &policy,
+                    managed: managed.as_deref(),
+                };
+                next_key(&sealer, places, Some(worker), &by, &request)
             };
             match self.workers.run(deadline, job).await {
                 Ok(made) => made,
@@ -86,13 +97,12 @@ impl Signer {
                 Err(error) => Err(RekeyError::Token(error)),
             }
         } else {
-            next_key(
-                &self.sealer,
-                &self.policy.current(),
-                None,
-                &caller,
-                &request,
-            )
+            let policy = self.policy.current();
+            let places = Places {
+                policy: &policy,
+                managed: managed.as_deref(),
+            };
+            next_key(&self.sealer, places, None, &caller, &request)
         };
         match made {
             Ok(made) => {
@@ -141,10 +151,29 @@ impl Signer {
     }
 }
 
+/// Where the site of a sealed state is looked for.
+#[derive(Clone, Copy)]
+struct Places<'a> {
+    policy: &'a Policy,
+    managed: Option<&'a HashMap<[u8; 32], Arc<ServedSite>>>,
+}
+
+impl<'a> Places<'a> {
+    /// The site, if it still has the state's key and this identity may still use it (security rule T3).
+    fn find(&self, identity: &Identity, id: &[u8; 32]) -> Option<&'a ServedSite> {
+        let managed = || {
+            let site = self.managed?.get(id)?;
+            let may = site.managed.as_ref()?.may_be_used_by(identity);
+            may.then_some(&**site)
+        };
+        self.policy.site_by_seal(identity, id).or_else(managed)
+    }
+}
+
 /// The next key of a connection, if the proxy may still use its site.
 fn next_key(
     sealer: &Sealer,
-    policy: &Policy,
+    places: Places<'_>,
     worker: Option<&Worker>,
     caller: &Caller,
     request: &Rekey,
@@ -161,7 +190,7 @@ fn next_key(
         request.generation,
         &request.state,
         |site| {
-            let site = policy.site_by_seal(&caller.identity, site)?;
+            let site = places.find(&caller.identity, site)?;
             Some(site.site.rekey_vault())
         },
     )

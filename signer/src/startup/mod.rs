@@ -7,7 +7,7 @@ mod facts;
 mod sites;
 mod tokens;
 
-use keyhaven_handshake::{TicketKey, TicketSpec};
+use keyhaven_handshake::{TicketDays, TicketKey, TicketSpec};
 use keyhaven_hsm::PrivateKey;
 
 use crate::{audit::error_chain, config::Config, policy::Policy};
@@ -24,12 +24,16 @@ pub struct Inventory {
     keys: Vec<OpenKey>,
     /// Seals tickets where no file holds a secret.
     own_tickets: Option<TicketKey>,
+    /// What a managed ticket key gives for each day.
+    ticket_days: TicketDays,
 }
 
 /// Everything that a signer serves with.
 pub struct Opened {
     /// Sites and who may use them.
     pub policy: Policy,
+    /// How sessions are resumed.
+    pub tickets: Option<TicketSpec>,
     /// What is told of the sites.
     pub facts: Vec<SiteFacts>,
     /// What an operator should know, though it does not stop the signer.
@@ -46,6 +50,11 @@ pub enum Terminal {
 }
 
 impl Inventory {
+    /// Where a managed ticket key's days go.
+    pub fn ticket_days(&self) -> TicketDays {
+        self.ticket_days.clone()
+    }
+
     /// Opens and proves everything that is not open, and says everything that is wrong. What depends on a token that
     /// does not open is not complained of again.
     ///
@@ -55,6 +64,7 @@ impl Inventory {
         let mut errors = Vec::new();
         let mut next = Self {
             own_tickets: self.own_tickets.clone(),
+            ticket_days: self.ticket_days.clone(),
             ..Self::default()
         };
         for section in &config.tokens {
@@ -92,6 +102,7 @@ impl Inventory {
         *self = next;
         Ok(Opened {
             policy,
+            tickets,
             facts,
             warnings,
         })
@@ -99,7 +110,12 @@ impl Inventory {
 
     fn ticket_spec(&mut self, config: &Config, errors: &mut Vec<StartError>) -> Option<TicketSpec> {
         let tickets = config.tickets.as_ref()?;
+        let is_managed = config
+            .kms
+            .as_ref()
+            .is_some_and(|kms| kms.ticket_key.is_some());
         let key = match &tickets.secret {
+            _ if is_managed => Some(TicketKey::of_days(self.ticket_days.clone())),
             Some(secret) => TicketKey::new(secret),
             None => self.own_tickets.clone().or_else(TicketKey::generate),
         };
@@ -109,7 +125,7 @@ impl Inventory {
             ));
             return None;
         };
-        if tickets.secret.is_none() {
+        if tickets.secret.is_none() && !is_managed {
             self.own_tickets = Some(key.clone());
         }
         Some(TicketSpec {

@@ -118,6 +118,7 @@ pub(super) fn open(
         proxies: section.proxies.clone(),
         keys: served,
         exchange: (level >= CustodyLevel::Premaster).then(|| exchange.token.clone()),
+        managed: None,
     })
 }
 
