@@ -1,6 +1,8 @@
 //! Lookup and passing on between sites on loopback: real channels and signatures, no tokens.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "lookup/ca.rs"]
+mod ca;
 #[path = "lookup/world.rs"]
 mod world;
 

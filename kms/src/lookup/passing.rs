@@ -3,10 +3,14 @@
 //! Where each is done is decided in `plan`, whether the batch is its caller's in `proof`. Grants are looked at where an
 //! operation runs. Invariant: what a peer passed on is done here or not at all.
 
-use std::{collections::BTreeMap, sync::atomic::Ordering::Relaxed, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::atomic::Ordering::Relaxed,
+    time::{Duration, Instant},
+};
 
 use keyhaven_service::CallError;
-use keyhaven_types::{Identity, Name, Role};
+use keyhaven_types::{Identity, Name, Operation, Role};
 use keyhaven_wire::{
     Reply, Request,
     kms::{BatchBody, KeyRef, PassedOn, SignedBatch, Task, TaskError, TaskResult},
@@ -14,14 +18,16 @@ use keyhaven_wire::{
 use tokio::task::JoinSet;
 
 use super::{
-    answer::Question,
+    answer::{Candidate, Question},
     plan::{self, Place, STAYS_OF},
     proof::{Parties, Refusal, believe},
     shared::{Handle, lock, wall_ms},
 };
 
-/// How long a peer may take: a caller that waits 5 seconds still gets what another server can do instead.
-const PEER_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a peer may take.
+const PEER_TIMEOUT: Duration = Duration::from_secs(3);
+/// And all of them that are tried in turn: a caller that waits 5 seconds still gets what is done here instead.
+const PEERS_TIMEOUT: Duration = Duration::from_secs(4);
 /// Peers that are tried in turn before what is left is done here, or refused here.
 const PEERS_TRIED: usize = 2;
 
@@ -105,6 +111,7 @@ struct Spread<'a> {
     asked: Vec<Asked>,
     /// Peers that did not do what they were asked.
     excluded: Vec<Name>,
+    begun: Instant,
 }
 
 /// One operation.
@@ -113,6 +120,9 @@ struct Asked {
     task: Option<Task>,
     result: Option<TaskResult>,
 }
+
+/// Candidates that were found already for a kind of operation.
+type Known = HashMap<(KeyRef, Option<u32>, Operation), Vec<Candidate>>;
 
 /// What came of one part of the batch.
 enum Part {
@@ -132,6 +142,7 @@ impl<'a> Spread<'a> {
             caller: body.caller,
             asked: asked.collect(),
             excluded: Vec::new(),
+            begun: Instant::now(),
         }
     }
 
@@ -168,11 +179,16 @@ impl<'a> Spread<'a> {
     fn places(&self, is_last: bool) -> Vec<(Place, Vec<usize>)> {
         let mut here = Vec::new();
         let mut at: BTreeMap<Name, Vec<usize>> = BTreeMap::new();
+        let mut known = HashMap::new();
         for (number, asked) in self.asked.iter().enumerate() {
             let Some(task) = asked.task.as_ref().filter(|_| asked.result.is_none()) else {
                 continue;
             };
-            match self.place(task, is_last) {
+            let place = match task.key().filter(|_| !is_last) {
+                Some(key) => self.place(task, key, &mut known),
+                None => Place::Here,
+            };
+            match place {
                 Place::Here => here.push(number),
                 Place::At(peer) => at.entry(peer).or_default().push(number),
             }
@@ -187,27 +203,26 @@ impl<'a> Spread<'a> {
         places
     }
 
-    fn place(&self, task: &Task, is_last: bool) -> Place {
-        let Some(key) = task.key().filter(|_| !is_last) else {
-            return Place::Here;
-        };
-        let candidates = self.shared.candidates(Question {
-            caller: &self.caller,
-            key,
-            version: version(task),
-            operation: task.operation(),
-        });
-        let place = plan::place(&candidates, &self.excluded, false);
+    /// Chooses for one operation. Of a batch, like operations have the same candidates.
+    fn place(&self, task: &Task, key: &KeyRef, known: &mut Known) -> Place {
+        let (version, operation) = (version(task), task.operation());
+        let candidates = known
+            .entry((key.clone(), version, operation))
+            .or_insert_with(|| {
+                self.shared.candidates(Question {
+                    caller: &self.caller,
+                    key,
+                    version,
+                    operation,
+                })
+            });
+        let place = plan::place(candidates, &self.excluded, false);
         let can_here = candidates.iter().any(|found| found.is_self);
         if place == Place::Here || !can_here {
             return place;
         }
         let count = self.shared.counted.slower_here.fetch_add(1, Relaxed);
-        plan::place(
-            &candidates,
-            &self.excluded,
-            count % STAYS_OF == STAYS_OF - 1,
-        )
+        plan::place(candidates, &self.excluded, count % STAYS_OF == STAYS_OF - 1)
     }
 
     fn begin(&mut self, parts: &mut JoinSet<Part>, place: Place, numbers: Vec<usize>) {
@@ -220,6 +235,8 @@ impl<'a> Spread<'a> {
             }
             Place::At(peer) => {
                 let client = self.shared.client(&peer);
+                let left = PEERS_TIMEOUT.saturating_sub(self.begun.elapsed());
+                let at_most = PEER_TIMEOUT.min(left);
                 let which = numbers.iter().filter_map(|at| u16::try_from(*at).ok());
                 let request = Request::OperatePassed(PassedOn {
                     batch: self.batch.clone(),
@@ -227,7 +244,7 @@ impl<'a> Spread<'a> {
                 });
                 parts.spawn(async move {
                     let reply = match client {
-                        Some(client) => client.call(request, PEER_TIMEOUT).await,
+                        Some(client) => client.call(request, at_most).await,
                         None => Err(CallError::Unreachable),
                     };
                     Part::At(peer, numbers, reply)
@@ -271,8 +288,8 @@ impl<'a> Spread<'a> {
             Err(error) => error.to_string(),
         };
         tracing::warn!(%peer, why, "a peer did not do what was passed on to it");
-        // An answer is a sign of life, whatever it says.
-        if reply.is_err() {
+        // Only the connection's end is held against the peer: what a caller sends, and how long it takes, is the caller's.
+        if matches!(reply, Err(CallError::Unreachable | CallError::Lost)) {
             lock(&self.shared.measured).failed(peer);
         }
         for number in numbers {

@@ -2,10 +2,9 @@
 
 use std::{
     net::SocketAddr,
-    path::PathBuf,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst},
+        atomic::{AtomicU64, Ordering::SeqCst},
     },
     time::Duration,
 };
@@ -30,44 +29,10 @@ use keyhaven_wire::{
     },
 };
 
+use super::ca::Ca;
+
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 const INTERVAL: Duration = Duration::from_millis(100);
-
-/// A private CA in a folder.
-pub(crate) struct Ca {
-    folder: tempfile::TempDir,
-    issuer: rcgen::Issuer<'static, rcgen::KeyPair>,
-    issued: AtomicUsize,
-}
-
-impl Ca {
-    fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let key = rcgen::KeyPair::generate().unwrap();
-        let mut ca = rcgen::CertificateParams::default();
-        ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-        let certificate = ca.self_signed(&key).unwrap();
-        std::fs::write(folder.path().join("ca.pem"), certificate.pem()).unwrap();
-        Self {
-            folder,
-            issuer: rcgen::Issuer::new(ca, key),
-            issued: AtomicUsize::new(0),
-        }
-    }
-
-    pub(crate) fn credentials(&self, who: &Identity) -> Credentials {
-        let key = rcgen::KeyPair::generate().unwrap();
-        let mut leaf = rcgen::CertificateParams::default();
-        leaf.subject_alt_names = vec![rcgen::SanType::URI(who.as_str().try_into().unwrap())];
-        let leaf = leaf.signed_by(&key, &self.issuer).unwrap();
-        let number = self.issued.fetch_add(1, SeqCst);
-        let file = |kind: &str| -> PathBuf { self.folder.path().join(format!("{number}.{kind}")) };
-        std::fs::write(file("pem"), leaf.pem()).unwrap();
-        std::fs::write(file("key"), key.serialize_pem()).unwrap();
-        let ca = self.folder.path().join("ca.pem");
-        Credentials::load(&file("pem"), &file("key"), &ca).unwrap()
-    }
-}
 
 /// Operations that a site did: for whom, how many, passed on by whom.
 type Did = Vec<(Identity, usize, Option<Name>)>;
