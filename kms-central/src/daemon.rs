@@ -1,8 +1,14 @@
-//! Central's life: open, load, serve, stop.
+//! Central's life: open, read, serve, stop.
+//!
+//! Reads as the story of the process; each chapter lives in a file of its own.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use keyhaven_hsm::{Module, Token, Workers, managed::CentralToken};
+use keyhaven_hsm::Workers;
 use keyhaven_service::{
     Listener, ListenerConfig, ServeLimits,
     config::ConfigError,
@@ -12,11 +18,15 @@ use keyhaven_service::{
 use keyhaven_types::Role;
 
 use crate::{
-    config::{Config, StoreConfig, TokenConfig},
-    desk::{Desk, DeskParts},
-    feed,
-    serve::Central,
-    store::{AnyStore, EtcdStore, RedbStore},
+    asks::{Asks, AsksParts},
+    commit::{Committer, CommitterParts},
+    config::Config,
+    follow,
+    server::{Central, Health},
+    sites::Sites,
+    startup::{self, StartError},
+    view::Shared,
+    work::TokenWork,
 };
 
 /// Why central did not run, or did not end well.
@@ -25,15 +35,9 @@ pub enum DaemonError {
     /// The configuration has problems.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// The token or the store is not usable.
-    #[error("{what}")]
-    Start {
-        /// What was being done, and what to look at.
-        what: &'static str,
-        /// Why it failed.
-        #[source]
-        source: Box<dyn std::error::Error + Send + Sync>,
-    },
+    /// Token or store are not usable.
+    #[error(transparent)]
+    Start(#[from] StartError),
     /// Anything at run time.
     #[error("{what}")]
     Run {
@@ -45,25 +49,32 @@ pub enum DaemonError {
     },
 }
 
-/// Checks the file and everything that it names, tries the PIN once, and serves nobody. Gives the warnings.
+/// Checks the file and everything that it names: opens the token, reads the whole store, and serves nobody. Gives the
+/// warnings.
 ///
 /// # Errors
-/// [`DaemonError`].
+/// What keeps central from starting.
 pub fn check(path: &Path) -> Result<Vec<String>, DaemonError> {
     let config = Config::read(path)?;
-    open_token(&config.token)?;
-    let runtime = runtime()?;
-    let store = runtime.block_on(open_store(&config.store))?;
-    runtime
-        .block_on(feed::try_read(&store))
-        .map_err(start("the store cannot be read"))?;
-    Ok(config.warnings)
+    let token = startup::open_token(&config.token)?;
+    let key = startup::central_key(&token)?;
+    let (view, _) = runtime()?.block_on(async {
+        let store = Arc::new(startup::open_store(&config.store).await?);
+        startup::read_store(&store, &key, None).await
+    })?;
+    let mut warnings = config.warnings;
+    warnings.extend(
+        view.mirror
+            .refused()
+            .map(|what| format!("the store holds what central did not write: {what}")),
+    );
+    Ok(warnings)
 }
 
 /// Runs until a stop signal, and says which way it ended.
 ///
 /// # Errors
-/// [`DaemonError`].
+/// What keeps central from serving.
 pub fn run(path: &Path) -> Result<Ended, DaemonError> {
     let config = Config::read(path)?;
     telemetry::init(&config.log).map_err(failed("cannot start logging"))?;
@@ -72,83 +83,7 @@ pub fn run(path: &Path) -> Result<Ended, DaemonError> {
     }
     shutdown::raise_file_limit();
     tracing::info!(version = env!("CARGO_PKG_VERSION"), config = %path.display(), "kms-central starts");
-    let token = open_token(&config.token)?;
-    runtime()?.block_on(serve(config, token))
-}
-
-async fn serve(config: Config, token: CentralToken) -> Result<Ended, DaemonError> {
-    let shutdown = Shutdown::new();
-    shutdown
-        .listen()
-        .map_err(failed("cannot listen for stop signals"))?;
-    let store = Arc::new(open_store(&config.store).await?);
-    let mut listener = ListenerConfig::new(
-        config.listen,
-        config.credentials,
-        vec![Role::Admin, Role::Signer],
-    );
-    listener.connections_max = config.connections_max;
-    let listener = Listener::bind(listener)
-        .await
-        .map_err(failed("cannot listen"))?;
-    let workers = Workers::start(config.threads, config.queue_max)
-        .map_err(failed("cannot start the token threads"))?;
-    let desk = Desk::start(DeskParts {
-        store,
-        token,
-        workers: workers.clone(),
-        shutdown: shutdown.clone(),
-    })
-    .map_err(start("central's key cannot be used"))?;
-    desk.loaded(&shutdown).await;
-    tracing::info!(
-        listening = %listener.local_addr(),
-        store = desk.store(),
-        signer = desk.fingerprint(),
-        revision = desk.revision(),
-        "kms-central is ready"
-    );
-    let central = Arc::new(Central::new(desk, config.admins));
-    let limits = ServeLimits {
-        in_flight: IN_FLIGHT,
-        handshakes: 1,
-        ..ServeLimits::default()
-    };
-    listener.serve(central, limits, &shutdown).await;
-    let ended = shutdown.finish(config.shutdown_grace).await;
-    tokio::select! {
-        () = workers.shutdown(config.shutdown_grace) => {}
-        () = shutdown.at_once() => workers.shutdown(AT_ONCE).await,
-    }
-    ended.log();
-    Ok(ended)
-}
-
-fn open_token(config: &TokenConfig) -> Result<CentralToken, DaemonError> {
-    let module = Module::load_with(config.module.as_deref(), config.init_args.as_deref())
-        .map_err(start("the PKCS#11 module does not load"))?;
-    let pin = config
-        .pin_source
-        .read(&config.base, "central")
-        .map_err(start("the PIN cannot be read"))?;
-    let token =
-        Token::open(&module, &config.uri, pin).map_err(start("the token cannot be opened"))?;
-    CentralToken::open(&token).map_err(start(
-        "the token is not one for central: hold the ceremony first (`signer-admin kms ceremony init`), and see docs/kms.md \
-         for modules that can be central",
-    ))
-}
-
-async fn open_store(config: &StoreConfig) -> Result<AnyStore, DaemonError> {
-    match config {
-        StoreConfig::Redb { path, cache_bytes } => RedbStore::open(path, *cache_bytes)
-            .map(AnyStore::Redb)
-            .map_err(start("the store cannot be opened")),
-        StoreConfig::Etcd(etcd) => EtcdStore::connect(etcd)
-            .await
-            .map(|store| AnyStore::Etcd(Box::new(store)))
-            .map_err(start("the store cannot be opened")),
-    }
+    runtime()?.block_on(serve(config))
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime, DaemonError> {
@@ -159,13 +94,84 @@ fn runtime() -> Result<tokio::runtime::Runtime, DaemonError> {
         .map_err(failed("cannot start the runtime"))
 }
 
-fn start<E: Into<Box<dyn std::error::Error + Send + Sync>>>(
-    what: &'static str,
-) -> impl FnOnce(E) -> DaemonError {
-    move |source| DaemonError::Start {
-        what,
-        source: source.into(),
+async fn serve(config: Config) -> Result<Ended, DaemonError> {
+    let shutdown = Shutdown::new();
+    shutdown
+        .listen()
+        .map_err(failed("cannot listen for stop signals"))?;
+    let started = Instant::now();
+    let token = startup::open_token(&config.token)?;
+    let key = startup::central_key(&token)?;
+    let store = Arc::new(startup::open_store(&config.store).await?);
+    let (view, loaded_at) = startup::read_store(&store, &key, Some(&shutdown)).await?;
+    let mut listener = ListenerConfig::new(
+        config.listen,
+        config.credentials,
+        vec![Role::Signer, Role::Admin],
+    );
+    listener.connections_max = config.connections_max;
+    let listener = Listener::bind(listener)
+        .await
+        .map_err(failed("cannot listen for sites and operators"))?;
+    // The last thing that can fail: a module must not be taken apart under a thread that works in it.
+    let workers = Workers::start(config.threads, config.queue_max)
+        .map_err(failed("cannot start the token threads"))?;
+
+    let shared = Shared::new(view);
+    tokio::spawn(follow::run(
+        Arc::clone(&store),
+        shared.clone(),
+        loaded_at,
+        shutdown.clone(),
+    ));
+    let committer = Committer::start(
+        CommitterParts {
+            store: Arc::clone(&store),
+            shared: shared.clone(),
+            token: token.clone(),
+            workers: workers.clone(),
+        },
+        &shutdown,
+    );
+    let central = Central {
+        asks: Asks::new(AsksParts {
+            admins: config.admins,
+            shared: shared.clone(),
+            store: Arc::clone(&store),
+            work: TokenWork::new(token, workers.clone()),
+            committer,
+            shutdown: shutdown.clone(),
+            started,
+        }),
+        sites: Sites::new(
+            shared.clone(),
+            Arc::clone(&store),
+            started,
+            shutdown.token(),
+        ),
+        shared: shared.clone(),
+        health: Health::new(Arc::clone(&store)),
+    };
+    let head = shared.view().mirror.head_or_none();
+    tracing::info!(
+        listening = %listener.local_addr(),
+        revision = head.revision,
+        era = head.era,
+        keys = shared.view().mirror.key_count(),
+        "kms-central is serving"
+    );
+    listener
+        .serve(Arc::new(central), ServeLimits::default(), &shutdown)
+        .await;
+
+    let ended = shutdown.finish(config.shutdown_grace).await;
+    tokio::select! {
+        () = workers.shutdown(config.shutdown_grace) => {}
+        // They may be in the middle of a call into the module.
+        () = shutdown.at_once() => workers.shutdown(AT_ONCE).await,
     }
+    ended.log();
+    Ok(ended)
 }
 
 fn failed<E: Into<Box<dyn std::error::Error + Send + Sync>>>(
@@ -177,9 +183,7 @@ fn failed<E: Into<Box<dyn std::error::Error + Send + Sync>>>(
     }
 }
 
-/// Threads of the service's own: what takes time runs on the token threads or waits for the store.
-const SERVICE_THREADS: usize = 2;
-/// Requests that a connection may have at work: an operator's import runs many beside each other.
-const IN_FLIGHT: usize = 128;
 /// How long the token threads may take to end at a second signal.
 const AT_ONCE: Duration = Duration::from_millis(100);
+/// Threads of the service's own: tokens have theirs.
+const SERVICE_THREADS: usize = 2;

@@ -117,12 +117,7 @@ impl<'a> Loader<'a> {
 }
 
 /// Follows until the daemon stops.
-pub(crate) async fn run(
-    store: Arc<AnyStore>,
-    shared: Shared,
-    loaded_at: u64,
-    shutdown: Shutdown,
-) {
+pub(crate) async fn run(store: Arc<AnyStore>, shared: Shared, loaded_at: u64, shutdown: Shutdown) {
     let mut follower = Follower {
         store,
         shared,
@@ -151,7 +146,10 @@ impl Follower {
             };
             match ended {
                 WatchEnd::Compacted { at } => {
-                    tracing::info!(at, "the store has forgotten changes: everything is read anew");
+                    tracing::info!(
+                        at,
+                        "the store has forgotten changes: everything is read anew"
+                    );
                     self.reload().await;
                 }
                 WatchEnd::Lost(error) => {

@@ -14,7 +14,7 @@ use keyhaven_kms::{
 };
 use keyhaven_service::Caller;
 use keyhaven_types::{Identity, Name};
-use keyhaven_wire::kms::{Head, Record, Signed};
+use keyhaven_wire::kms::Record;
 use tokio::{
     sync::{Notify, watch},
     time::timeout,
@@ -251,11 +251,6 @@ impl Shared {
             refused.map(|what| format!("the store holds what central did not write: {what}")),
         );
         warnings
-    }
-
-    /// The head with its signature; none before the first transaction.
-    pub(crate) fn head(&self) -> Option<(Head, Signed)> {
-        self.view().mirror.head().cloned()
     }
 }
 

@@ -13,15 +13,14 @@ use clap::{Parser, error::ErrorKind};
 use keyhaven_kms_central::daemon::{self, DaemonError};
 use keyhaven_service::shutdown::Ended;
 
-/// Keyhaven's central KMS server: makes, imports, wraps, rotates and revokes managed keys in its PKCS#11 token, and
-/// replicates them to sites.
+/// Keyhaven's central KMS server: makes, wraps, replicates and revokes managed keys.
 #[derive(Parser)]
 #[command(name = "kms-central", version)]
 struct Arguments {
     /// The configuration file; `config/kms-central.toml` explains every key.
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
-    /// Check the file, the token with its keys, and the store, and exit. Tries the PIN once.
+    /// Check the file and the token and the store that it names, and exit. Tries the PIN once.
     #[arg(long)]
     check: bool,
 }
@@ -52,25 +51,32 @@ fn main() -> ExitCode {
             report(&error);
             match error {
                 DaemonError::Config(_) => ExitCode::from(EXIT_CONFIG),
-                DaemonError::Start { .. } | DaemonError::Run { .. } => ExitCode::FAILURE,
+                DaemonError::Start(_) | DaemonError::Run { .. } => ExitCode::FAILURE,
             }
         }
     }
 }
 
+/// What a check found, when it found nothing that stops central.
 fn say(config: &Path, warnings: &[String]) {
     for warning in warnings {
-        println!("warning: {warning}");
+        println!("{}: warning: {warning}", config.display());
     }
-    println!("{}: in order", config.display());
+    let verdict = match warnings.len() {
+        0 => "no problem found".to_owned(),
+        1 => "usable, with a warning".to_owned(),
+        many => format!("usable, with {many} warnings"),
+    };
+    println!("{}: {verdict}", config.display());
 }
 
+/// One line for each level of the error.
 fn report(error: &DaemonError) {
-    eprintln!("error: {error}");
-    let mut cause = std::error::Error::source(error);
-    while let Some(inner) = cause {
-        eprintln!("  because: {inner}");
-        cause = inner.source();
+    eprintln!("kms-central: {error}");
+    let mut source = std::error::Error::source(error);
+    while let Some(inner) = source {
+        eprintln!("  {inner}");
+        source = inner.source();
     }
 }
 

@@ -38,6 +38,12 @@ impl Mirror {
             .collect()
     }
 
+    /// Whether a class is for keys of this purpose.
+    pub fn has_class_for(&self, purpose: Purpose) -> bool {
+        let mut epochs = self.classes().flat_map(|(class, _)| &class.epochs);
+        epochs.any(|epoch| epoch.purpose == purpose)
+    }
+
     fn take_free(&self, purpose: Purpose, pool: &[(Purpose, KekId)]) -> Planned<KekId> {
         let free = self.free(pool).into_iter().find(|(of, _)| *of == purpose);
         match free {

@@ -167,7 +167,7 @@ impl Mirror {
         self.check_new(key)?;
         let (class, epoch, kek) = self.current_kek(&key.class, key.purpose)?;
         if made.material.kek != kek {
-            return refuse_changed();
+            return Ok(Step::Again);
         }
         check_chain(&chain, &made.material.public)?;
         let mut server_names = key.server_names.clone();
@@ -220,7 +220,7 @@ impl Mirror {
         if (made.material.id, made.material.version, made.material.kek)
             != (key.id, next.versions, kek)
         {
-            return refuse_changed();
+            return Ok(Step::Again);
         }
         let mut draft = Draft {
             about: Some((key.id, next.versions)),
@@ -502,14 +502,6 @@ fn host_claims(names: &[String], key: KeyId) -> Vec<Claim> {
     names
         .map(|name| Claim::HostName(name.clone(), key))
         .collect()
-}
-
-/// The token's work was for what stood before; it is planned again.
-fn refuse_changed<T>() -> Planned<T> {
-    refuse(
-        RefusedCode::Unknown,
-        "what it is about has changed meanwhile; ask again",
-    )
 }
 
 fn fits(chain: &[Vec<u8>], public: &Public) -> bool {

@@ -20,6 +20,8 @@ pub enum Step {
     Write(Draft),
     /// The token must do something first; then [`Plan::go_on`].
     Work(Work),
+    /// What the token's work was for has changed meanwhile: begin again.
+    Again,
 }
 
 /// What central's token must do.

@@ -202,6 +202,7 @@ impl Central {
             let draft = match step {
                 Step::Answer(answer) => return Ok(answer),
                 Step::Write(draft) => draft,
+                Step::Again => panic!("nobody came between"),
                 Step::Work(work) => panic!("twice to the token: {work:?}"),
             };
             let mut transaction = Transaction::default();
