@@ -23,6 +23,11 @@ mod work;
 mod ages;
 mod meter;
 
+#[cfg(test)]
+mod sim;
+#[cfg(test)]
+mod testing;
+
 use std::{
     future::Future,
     io,

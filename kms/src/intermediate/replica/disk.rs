@@ -16,7 +16,7 @@ use std::{
 use redb::StorageBackend;
 
 /// What bytes can be kept on.
-pub(super) trait Medium: fmt::Debug + Send + Sync {
+pub(in crate::intermediate) trait Medium: fmt::Debug + Send + Sync {
     fn len(&self) -> io::Result<u64>;
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()>;
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()>;
@@ -48,7 +48,7 @@ impl Medium for File {
 
 /// A medium with what could not be written to it. Clones are the same disk.
 #[derive(Clone)]
-pub(super) struct Disk(Arc<Inner>);
+pub(in crate::intermediate) struct Disk(Arc<Inner>);
 
 struct Inner {
     medium: Box<dyn Medium>,
@@ -71,7 +71,7 @@ struct Held {
 type Blocks = BTreeMap<u64, Box<[u8]>>;
 
 impl Disk {
-    pub(super) fn new(medium: impl Medium + 'static) -> Self {
+    pub(in crate::intermediate) fn new(medium: impl Medium + 'static) -> Self {
         Self(Arc::new(Inner {
             medium: Box::new(medium),
             state: RwLock::default(),

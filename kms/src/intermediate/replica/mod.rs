@@ -25,6 +25,8 @@ use redb::{Database, ReadableDatabase as _, ReadableTable, TableDefinition, Writ
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
+#[cfg(test)]
+pub(super) use self::disk::{Disk as TestDisk, Medium};
 pub(super) use self::error::ReplicaError;
 use self::{disk::Disk, merge::Merge};
 use super::{
@@ -77,7 +79,11 @@ impl Replica {
         Self::on(Disk::new(open_file(path)?), owner, cache_bytes)
     }
 
-    fn on(disk: Disk, owner: &Owner, cache_bytes: usize) -> Result<(Self, Stored), ReplicaError> {
+    pub(super) fn on(
+        disk: Disk,
+        owner: &Owner,
+        cache_bytes: usize,
+    ) -> Result<(Self, Stored), ReplicaError> {
         let db = Database::builder()
             .set_cache_size(cache_bytes)
             .create_with_backend(disk.clone())?;
