@@ -116,10 +116,11 @@ async fn m8_a_key_lives_from_its_making_to_its_end_and_outlives_a_crash() {
         state: KeyState::Destroyed,
     };
     admin.change(destroy).await;
-    let lines = daemon.log();
-    let audit = lines.iter().filter(|line| line["event"] == "admin");
-    let told: Vec<&str> = audit.filter_map(|line| line["verb"].as_str()).collect();
-    assert!(told.contains(&"key destroy"), "{told:?}");
+    let line = daemon.wait_for("audit line", |line| line["verb"] == "key destroy");
+    assert_eq!(
+        (&line["event"], &line["outcome"]),
+        (&"admin".into(), &"done".into())
+    );
 }
 
 #[tokio::test]
