@@ -183,6 +183,7 @@ async fn l6_what_a_peer_does_not_do_is_done_here_or_said_not_to_be() {
         let expected = [ok("fra", "world"), not("fra", TaskError::NotHere)];
         assert_eq!(outcomes(&run().await), expected, "{error:?}");
     }
+    assert_eq!(world.nyc.router.counts().refused, 0, "none is asked twice");
     // What its caller did wrong is no matter of the server.
     *world.nyc.half.fails.lock().unwrap() = Some(TaskError::Input);
     let expected = [not("nyc", TaskError::Input), not("nyc", TaskError::Input)];
@@ -193,6 +194,23 @@ async fn l6_what_a_peer_does_not_do_is_done_here_or_said_not_to_be() {
         let expected = [ok("fra", "world"), not("fra", TaskError::NotHere)];
         assert_eq!(outcomes(&run().await), expected);
     }
+}
+
+#[tokio::test]
+async fn l6_when_the_fastest_peer_does_not_do_it_the_next_one_is_asked() {
+    let world = World::new().await;
+    for (refusing, doing) in [(&world.fra, &world.nyc), (&world.nyc, &world.fra)] {
+        *refusing.half.fails.lock().unwrap() = Some(TaskError::Busy);
+        let batch = world.batch(&world.sgp, &["world"]);
+        let reply = world
+            .sgp
+            .ask(&world.shop, Request::OperateSigned(batch))
+            .await;
+        let doing = doing.half.status.lock().unwrap().site.to_string();
+        assert_eq!(outcomes(&reply), [ok(&doing, "world")]);
+        *refusing.half.fails.lock().unwrap() = None;
+    }
+    assert_eq!(world.sgp.did(), []);
 }
 
 #[tokio::test]
@@ -259,6 +277,15 @@ async fn l10_m1_a_rogue_server_cannot_use_its_callers_grants() {
     let reply = pass(nyc, fra, for_fra(), &[1]).await;
     assert!(matches!(reply, Reply::Error(ErrorCode::Malformed)));
     assert_eq!(nyc.did().len(), 1, "only the good one was done");
+
+    // Not even when the table of sites names it.
+    world.everywhere(|records| {
+        records.add_site("odd", "eu", &[]).identity = world.shop.identity().clone();
+    });
+    let mut own = body(&world.shop, &world.fra, &["dollar"]);
+    own.server = world.shop.identity().clone();
+    let reply = pass(nyc, &world.shop, sign(&world.shop, &own), &[0]).await;
+    assert!(is_denied(&reply), "a client as a site");
 
     let stranger = world.ca.credentials(&identity("client", "stranger"));
     let ungranted = sign(&stranger, &body(&stranger, &world.fra, &["dollar"]));
