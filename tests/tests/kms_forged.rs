@@ -124,7 +124,9 @@ fn m12_a_forged_exchanged_or_stale_copy_from_a_peer_is_refused() {
     assert!(world.client("shop", "nyc").sign("a", b"x").is_ok());
     let good = fetch(&world, "nyc", "fra", "a");
     let other = fetch(&world, "nyc", "fra", "b");
-    let status = Kms::connect(world.site("nyc").address, &world.site("fra").pair).status();
+    let status = Kms::connect(world.site("nyc").address, &world.site("fra").pair)
+        .status()
+        .unwrap();
     // From here on nyc is the test, and central is away.
     world.site_mut("nyc").kill();
     let peer = FalsePeer::start(&world, "nyc", status);

@@ -102,10 +102,11 @@ impl Kms {
         }
     }
 
-    /// How a site is; for its peers.
-    pub fn status(&mut self) -> SiteStatus {
+    /// How a site is; for its peers. Nothing as long as it does not know them yet.
+    pub fn status(&mut self) -> Option<SiteStatus> {
         match self.ask(&Request::Status) {
-            Reply::Status(status) => *status,
+            Reply::Status(status) => Some(*status),
+            Reply::Error(_) => None,
             other => panic!("no status: {other:?}"),
         }
     }

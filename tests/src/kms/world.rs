@@ -472,14 +472,15 @@ impl World {
         for name in names {
             loop {
                 let status = Kms::connect(self.site(name).address, &self.peer()).status();
-                if status.applied >= revision && status.lease_age_ms.is_some() {
+                let is_there = status.as_ref().is_some_and(|status| {
+                    status.applied >= revision && status.lease_age_ms.is_some()
+                });
+                if is_there {
                     break;
                 }
                 assert!(
                     Instant::now() < deadline,
-                    "{name} is at {} of {revision}, its lease {:?}",
-                    status.applied,
-                    status.lease_age_ms
+                    "{name} is not at {revision} with a lease: {status:?}"
                 );
                 thread::sleep(Duration::from_millis(50));
             }
