@@ -11,12 +11,12 @@ use central_kit::{Asker, DOMAIN, Kit, class, key, name, named, site};
 use keyhaven_kms::{central::store_key, records::CentralKey};
 use keyhaven_kms_central::store::{Guard, RedbStore, StateStore as _, Txn};
 use keyhaven_softhsm_test::fresh_token;
-use keyhaven_types::{KeyKind, KeyState, Operation, Purpose, Replication};
+use keyhaven_types::{KeyKind, KeyState, Operation, Provenance, Purpose, Replication};
 use keyhaven_wire::{
     ErrorCode, Reply, Request,
     kms::{
         Entry, Fetch, Grant, HeadMark, Held, Manifest, Record, Scope, Signed,
-        admin::{Answer, Ask, RefusedCode, Status},
+        admin::{Answer, Ask, Import, NewKey, RefusedCode, Status},
     },
 };
 
@@ -412,7 +412,8 @@ async fn m4_what_somebody_wrote_into_the_store_is_refused_and_told_and_the_rest_
         store.txn(Txn { guards, puts }).await.unwrap();
     }
     let check = kit.command(&config).arg("--check").output().unwrap();
-    assert!(check.status.success());
+    let complaint = String::from_utf8_lossy(&check.stderr);
+    assert!(check.status.success(), "{complaint}");
     let said = String::from_utf8_lossy(&check.stdout).into_owned();
     assert!(said.contains("mallory") && said.contains("s/fra"), "{said}");
     let daemon = kit.start(&config);
@@ -492,6 +493,118 @@ async fn m8_what_is_asked_at_the_same_time_is_written_together_and_each_once() {
         }
     }
     assert_eq!(listed, names);
+}
+
+#[tokio::test]
+async fn m8_a_key_comes_wrapped_under_a_transport_key_once() {
+    let kit = Kit::new(fresh_token!(), &[Purpose::Mac], 1);
+    let daemon = kit.start(&kit.redb());
+    let admin = Asker::connect(&kit, &daemon, "admin/alice").await;
+    admin
+        .change(class("near", &[Purpose::Mac], Replication::Eager))
+        .await;
+    let Answer::TransportKey { id, spki } = admin.ask(Ask::TransportKey).await else {
+        panic!("no transport key");
+    };
+    let kek = [7; 32];
+    let import = |text: &str| {
+        Ask::KeyImport(Import {
+            key: NewKey {
+                name: name(text),
+                kind: KeyKind::Hmac,
+                purpose: Purpose::Mac,
+                class: name("near"),
+                server_names: Vec::new(),
+            },
+            transport: id,
+            wrapped_kek: oaep(&spki, &kek),
+            wrapped_key: wrap(&kek, &[9; 32]),
+            public: None,
+            provenance: Provenance::ImportedFile,
+            chain: Vec::new(),
+        })
+    };
+    match admin.ask(import("orders")).await {
+        Answer::Committed { warnings, .. } => {
+            assert!(
+                warnings.iter().any(|it| it.contains("copies")),
+                "{warnings:?}"
+            );
+        }
+        other => panic!("{other:?}"),
+    }
+    let made = &versions(&admin, "orders").await[0];
+    assert_eq!(made.provenance, Provenance::ImportedFile);
+    assert_eq!(
+        admin.refused(import("again")).await.code,
+        RefusedCode::NotFound
+    );
+}
+
+fn oaep(spki: &[u8], secret: &[u8]) -> Vec<u8> {
+    use aws_lc_rs::rsa::{OAEP_SHA1_MGF1SHA1, OaepPublicEncryptingKey, PublicEncryptingKey};
+    let key = OaepPublicEncryptingKey::new(PublicEncryptingKey::from_der(spki).unwrap()).unwrap();
+    let mut out = vec![0; key.ciphertext_size()];
+    let sealed = key.encrypt(&OAEP_SHA1_MGF1SHA1, secret, &mut out, None);
+    sealed.unwrap().to_vec()
+}
+
+fn wrap(kek: &[u8], key: &[u8]) -> Vec<u8> {
+    use aws_lc_rs::key_wrap::{AES_256, AesKek, KeyWrapPadded as _};
+    let mut out = vec![0; key.len() + 8];
+    let kek = AesKek::new(&AES_256, kek).unwrap();
+    kek.wrap_with_padding(key, &mut out).unwrap().to_vec()
+}
+
+#[tokio::test]
+async fn m8_a_handshake_key_is_rotated_by_way_of_its_next_certificate() {
+    let kit = Kit::new(fresh_token!(), &[Purpose::Handshake], 1);
+    let daemon = kit.start(&kit.redb());
+    let admin = Asker::connect(&kit, &daemon, "admin/alice").await;
+    let handshake = [Purpose::Handshake];
+    admin
+        .change(class("near", &handshake, Replication::Eager))
+        .await;
+    let Ask::KeyCreate(mut new) = key("shop", KeyKind::EcP256, Purpose::Handshake, "near") else {
+        panic!("no key");
+    };
+    new.server_names = vec!["shop.example".to_owned()];
+    admin.change(Ask::KeyCreate(new.clone())).await;
+    new.name = name("second");
+    let taken = admin.refused(Ask::KeyCreate(new)).await;
+    assert_eq!(taken.code, RefusedCode::Exists, "two keys for one host");
+    let first = certify(&kit, &admin).await;
+    let chain = |chain| Ask::KeyChain {
+        key: named("shop"),
+        version: None,
+        chain,
+    };
+    admin.change(chain(vec![first.clone()])).await;
+    admin.change(Ask::KeyRotate { key: named("shop") }).await;
+    let states = |all: Vec<Manifest>| all.iter().map(|it| it.state).collect::<Vec<_>>();
+    let now = states(versions(&admin, "shop").await);
+    assert_eq!(
+        now,
+        [KeyState::Active, KeyState::Pending],
+        "the former one serves on"
+    );
+    // A request is now for the new version; the old certificate fits the old one still.
+    let second = certify(&kit, &admin).await;
+    assert_ne!(first, second);
+    admin.change(chain(vec![second])).await;
+    let now = states(versions(&admin, "shop").await);
+    assert_eq!(now, [KeyState::Deactivated, KeyState::Active]);
+    let alien = rcgen::generate_simple_self_signed(vec!["shop.example".to_owned()]).unwrap();
+    let refused = admin.refused(chain(vec![alien.cert.der().to_vec()])).await;
+    assert_eq!(refused.code, RefusedCode::Rule);
+}
+
+/// The key's request, and what a CA makes of it.
+async fn certify(kit: &Kit, admin: &Asker) -> Vec<u8> {
+    let Answer::Csr(der) = admin.ask(Ask::KeyCsr { key: named("shop") }).await else {
+        panic!("no request");
+    };
+    kit.issue(&der)
 }
 
 /// Everything at once, in order.

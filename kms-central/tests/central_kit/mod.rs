@@ -31,7 +31,10 @@ use keyhaven_wire::{
         admin::{Answer, Ask, NewClass, NewKey, NewSite, Refused},
     },
 };
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, IsCa, Issuer, KeyPair,
+    SanType,
+};
 
 pub const DOMAIN: &str = "spiffe://keyhaven.test";
 
@@ -93,6 +96,12 @@ impl Kit {
             write_secret(&key, &pair.serialize_pem());
         }
         (certificate, key)
+    }
+
+    /// What the CA makes of a request (PKCS#10, DER); it must be signed by the key that it is for.
+    pub fn issue(&self, request: &[u8]) -> Vec<u8> {
+        let request = CertificateSigningRequestParams::from_der(&request.into()).unwrap();
+        request.signed_by(&self.issuer).unwrap().der().to_vec()
     }
 
     pub fn credentials(&self, path: &str) -> Credentials {
