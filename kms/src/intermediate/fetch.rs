@@ -18,8 +18,8 @@ use tokio::{task::spawn_blocking, time::timeout};
 use std::sync::Arc;
 
 use super::{
-    Inner,
-    core::Event,
+    event::Event,
+    inner::Inner,
     judge,
     misses::Wanted,
     shell::{CALL_TIMEOUT, ask_lease},

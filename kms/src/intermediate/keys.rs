@@ -16,7 +16,7 @@ use keyhaven_types::{KeyId, KeyState};
 use keyhaven_wire::kms::Public;
 use tokio::sync::OnceCell;
 
-use super::{ages::Ages, table::Version};
+use super::{ages::Ages, version::Version};
 
 pub(super) struct Keys {
     token: SiteToken,

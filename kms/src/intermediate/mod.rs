@@ -5,16 +5,22 @@
 //! enough, before and after.
 
 mod clock;
+mod parts;
+
 mod core;
+mod event;
 mod judge;
 mod lease;
 
 mod replica;
 mod table;
+mod version;
 
+mod inner;
 mod shell;
 
 mod fetch;
+mod handshake;
 mod keys;
 mod misses;
 mod serve;
@@ -29,136 +35,32 @@ mod sim;
 mod testing;
 
 use std::{
-    future::Future,
-    io,
-    path::PathBuf,
-    pin::Pin,
-    sync::{Arc, Mutex, PoisonError, RwLock, atomic::AtomicU64},
-    time::{Duration, Instant},
+    sync::{Arc, PoisonError},
+    time::Duration,
 };
 
-use keyhaven_hsm::{PrivateKey, Workers, managed::SiteToken};
-use keyhaven_service::{Client, ClientConfig, Credentials};
 use keyhaven_types::{Identity, KeyId, Name, Operation, Role};
 use keyhaven_wire::{
     ErrorCode, Reply,
     kms::{Fetch, Fetched, HeadMark, KeyRef, SiteStatus, Task, TaskError, TaskResult},
 };
-use tokio::sync::{Mutex as AsyncMutex, Semaphore, mpsc, watch};
-use tokio_util::{
-    sync::{CancellationToken, DropGuard},
-    task::TaskTracker,
-};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::DropGuard;
 
 use self::{
     core::Core,
-    fetch::Probe,
-    keys::Keys,
+    inner::Inner,
     lease::LeaseView,
-    meter::Meter,
-    misses::{Denials, Flights, Wanted},
-    replica::{Owner, Replica, ReplicaError},
+    replica::{Owner, Replica},
     serve::User,
-    shell::Told,
 };
-use crate::records::CentralKey;
 
 pub use self::{
     clock::{Clock, Now, Source},
-    table::{Table, Version},
+    parts::{BoxFuture, Endpoint, HandshakeKey, IntermediateParts, Peers, StartError},
+    table::Table,
+    version::Version,
 };
-
-/// Where central listens, and who it is.
-#[derive(Clone, Debug)]
-pub struct Endpoint {
-    /// `HOST:PORT`.
-    pub address: String,
-    /// Who must answer there.
-    pub identity: Identity,
-}
-
-/// What an intermediate is made of.
-pub struct IntermediateParts {
-    /// Its name at central.
-    pub site: Name,
-    /// Who we are.
-    pub identity: Identity,
-    /// How we prove it.
-    pub credentials: Credentials,
-    /// One or more centrals; the first that answers is asked.
-    pub central: Vec<Endpoint>,
-    /// By which everything is judged.
-    pub central_key: CentralKey,
-    /// The replica's file; made with mode 0600 when it is not there.
-    pub replica: PathBuf,
-    /// Memory for the replica's pages and for records that were checked, in bytes.
-    pub cache_bytes: usize,
-    /// How many keys stay unwrapped in the token.
-    pub unwrapped_max: usize,
-    /// The token with the key-encryption keys.
-    pub token: SiteToken,
-    /// Its threads.
-    pub workers: Workers,
-    /// How many there are, for estimates.
-    pub threads: u32,
-    /// Time.
-    pub clock: Clock,
-}
-
-/// Why an intermediate did not start.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// The replica's file cannot be used.
-    #[error("the replica {} cannot be opened", path.display())]
-    Replica {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: Box<dyn std::error::Error + Send + Sync>,
-    },
-    /// The replica is another site's, or of another central.
-    #[error("the replica {} belongs to {found}, not to {wanted}", path.display())]
-    Foreign {
-        /// The file.
-        path: PathBuf,
-        /// Whose it is.
-        found: String,
-        /// Whose it should be.
-        wanted: String,
-    },
-    /// No central was named.
-    #[error("no central is configured")]
-    NoCentral,
-    /// The machine's clocks cannot be read.
-    #[error("the machine's clocks cannot be read")]
-    Clock(#[source] io::Error),
-}
-
-/// A future that was put into a box.
-pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
-
-/// How other sites are asked for keys that central does not give now.
-pub trait Peers: Send + Sync + 'static {
-    /// Asks sites that may have the key, the likeliest first; what came is judged by whoever asked.
-    fn fetch(&self, fetch: Fetch) -> BoxFuture<Option<Fetched>>;
-}
-
-/// A managed key for TLS handshakes, ready in the token.
-#[derive(Clone, Debug)]
-pub struct HandshakeKey {
-    /// The key.
-    pub id: KeyId,
-    /// Its version.
-    pub version: u32,
-    /// In the token.
-    pub key: PrivateKey,
-    /// Certificates, DER, leaf first.
-    pub chain: Vec<Vec<u8>>,
-    /// Host names that are served with it: exact, or `*.parent`.
-    pub server_names: Vec<String>,
-    /// Within what time a revocation of it holds.
-    pub bound: Duration,
-}
 
 /// A running intermediate. Clones are the same one; when the last is dropped, it ends.
 #[derive(Clone)]
@@ -167,37 +69,6 @@ pub struct Intermediate(Arc<Running>);
 struct Running {
     inner: Arc<Inner>,
     _ends_with_us: DropGuard,
-}
-
-struct Inner {
-    site: Name,
-    identity: Identity,
-    central_key: CentralKey,
-    clock: Clock,
-    /// Which start of the machine it was when that was last looked at.
-    boot_id: RwLock<[u8; 16]>,
-    threads: u32,
-    centrals: Vec<Client>,
-    replica: Arc<Replica>,
-    table: Arc<Table>,
-    leases: RwLock<LeaseView>,
-    keys: Keys,
-    denials: Denials,
-    /// Callers that look further.
-    lookups: Flights<Wanted>,
-    /// Wraps that are being fetched.
-    fetches: Flights<(KeyId, u32)>,
-    misses: Semaphore,
-    probe: AsyncMutex<Probe>,
-    probes: AtomicU64,
-    peers: RwLock<Option<Arc<dyn Peers>>>,
-    meter: Meter,
-    applied: watch::Sender<u64>,
-    /// When central last answered.
-    heard: Mutex<Option<Instant>>,
-    events: mpsc::Sender<Told>,
-    tasks: TaskTracker,
-    end: CancellationToken,
 }
 
 impl Intermediate {
@@ -432,92 +303,5 @@ impl Intermediate {
     }
 }
 
-impl Inner {
-    fn new(
-        parts: IntermediateParts,
-        replica: Arc<Replica>,
-        table: Arc<Table>,
-        core: &Core,
-        now: Now,
-    ) -> (Arc<Self>, mpsc::Receiver<Told>) {
-        let (events, told) = mpsc::channel(EVENTS_MAX);
-        let connect = |endpoint: &Endpoint| {
-            Client::start(ClientConfig::new(
-                endpoint.address.clone(),
-                endpoint.identity.clone(),
-                parts.credentials.clone(),
-            ))
-        };
-        let inner = Self {
-            centrals: parts.central.iter().map(connect).collect(),
-            site: parts.site,
-            identity: parts.identity,
-            central_key: parts.central_key,
-            clock: parts.clock,
-            boot_id: RwLock::new(now.boot_id),
-            threads: parts.threads,
-            replica,
-            applied: watch::Sender::new(table.applied()),
-            table,
-            leases: RwLock::new(core.leases()),
-            keys: Keys::new(parts.token, parts.workers, parts.unwrapped_max),
-            denials: Denials::new(),
-            lookups: Flights::new(),
-            fetches: Flights::new(),
-            misses: Semaphore::new(MISSES_MAX),
-            probe: AsyncMutex::default(),
-            probes: AtomicU64::new(0),
-            peers: RwLock::default(),
-            meter: Meter::default(),
-            heard: Mutex::default(),
-            events,
-            tasks: TaskTracker::new(),
-            end: CancellationToken::new(),
-        };
-        (Arc::new(inner), told)
-    }
-
-    /// The time, in the start of the machine that was last seen.
-    fn now(&self) -> Now {
-        let boot_id = *self.boot_id.read().unwrap_or_else(PoisonError::into_inner);
-        self.clock.now(boot_id)
-    }
-
-    /// Looks which start of the machine it is, too; none when it cannot be told.
-    fn look(&self) -> Option<Now> {
-        match self.clock.look() {
-            Ok(now) => {
-                *self.boot_id.write().unwrap_or_else(PoisonError::into_inner) = now.boot_id;
-                Some(now)
-            }
-            Err(error) => {
-                tracing::error!(error = %error, "the machine does not tell which start it is");
-                None
-            }
-        }
-    }
-}
-
-impl StartError {
-    fn replica(parts: &IntermediateParts, error: ReplicaError) -> Self {
-        let path = parts.replica.clone();
-        match error {
-            ReplicaError::Foreign { found } => Self::Foreign {
-                path,
-                found: format!("site {found}, or a site of another central"),
-                wanted: format!("site {}", parts.site),
-            },
-            error => Self::Replica {
-                path,
-                source: Box::new(error),
-            },
-        }
-    }
-}
-
-/// Events that wait for the core: each has a task behind it that waits for its place.
-const EVENTS_MAX: usize = 64;
 /// What the core wants written: it waits for one thing at a time, but for leases.
 const WRITES_MAX: usize = 16;
-/// Callers that look further at once.
-const MISSES_MAX: usize = 256;

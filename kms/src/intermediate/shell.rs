@@ -21,12 +21,14 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Inner,
-    core::{Action, Alarm, Core, Event, Kept, Trouble},
+    core::Core,
+    event::{Action, Alarm, Event, Kept, Trouble},
+    inner::Inner,
     judge,
     lease::Lease,
     replica::{self, ReplicaError},
-    table::{chain, version_at},
+    table::chain,
+    version::version_at,
 };
 
 /// An event, and of which question to follow it is the answer.

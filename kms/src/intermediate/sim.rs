@@ -12,7 +12,8 @@ use proptest::prelude::*;
 
 use super::{
     clock::Now,
-    core::{Action, Core, Event, Kept, Trouble},
+    core::Core,
+    event::{Action, Event, Kept, Trouble},
     judge,
     replica::{Owner, Replica, TestDisk},
     shell::stored_head,

@@ -13,34 +13,21 @@ use std::{
     },
 };
 
-use keyhaven_types::{HardwareLevel, Identity, KeyId, Name, Operation};
+use keyhaven_types::{Identity, KeyId, Name, Operation};
 use keyhaven_wire::kms::{
-    ClassRecord, Entry, Grant, HeadMark, KeyRecord, KeyRef, Manifest, Record, Scope, Signed,
-    SiteRecord,
+    ClassRecord, Entry, Grant, HeadMark, KeyRecord, KeyRef, Record, Scope, Signed, SiteRecord,
 };
 
 use super::{
     ages::Ages,
     judge,
     replica::{Replica, ReplicaError},
+    version::{Version, is_meant},
 };
 use crate::{
     central::store_key::{self, StoreKey},
     records::CentralKey,
 };
-
-/// One version of a key as it is here.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Version {
-    /// What central says of it.
-    pub manifest: Manifest,
-    /// Certificates of a handshake key, DER, leaf first.
-    pub chain: Vec<Vec<u8>>,
-    /// Under the class's key-encryption key; empty when it is not here.
-    pub wrap: Vec<u8>,
-    /// As central signed it, for peers.
-    pub(super) signed: Signed,
-}
 
 /// The read view. Cheap to ask; answers change as records are applied, each batch as a whole.
 pub struct Table {
@@ -374,74 +361,14 @@ impl Known {
     }
 }
 
-impl Version {
-    /// Whether it is a version of that key, in a class as central describes it.
-    pub(super) fn belongs_to(&self, key: &KeyRecord, class: &ClassRecord) -> bool {
-        let Manifest {
-            id,
-            version,
-            kind,
-            purpose,
-            epoch,
-            kek,
-            ..
-        } = &self.manifest;
-        let is_epoch = class
-            .epochs
-            .iter()
-            .any(|known| (known.purpose, known.epoch, known.kek) == (*purpose, *epoch, *kek));
-        (*id, *kind, *purpose) == (key.id, key.kind, key.purpose)
-            && (1..=key.versions).contains(version)
-            && self.manifest.class == key.class
-            && key.class == class.name
-            && is_epoch
-    }
-
-    fn bytes(&self) -> usize {
-        let chain: usize = self.chain.iter().map(Vec::len).sum();
-        self.signed.body.len() + self.signed.signature.len() + self.wrap.len() + chain + 64
-    }
-
-    fn entry(&self, with_wrap: bool) -> Entry {
-        Entry {
-            signed: self.signed.clone(),
-            parts: Some(keyhaven_wire::kms::VersionParts {
-                site_wrap: if with_wrap {
-                    self.wrap.clone()
-                } else {
-                    Vec::new()
-                },
-                root_wrap: Vec::new(),
-                chain: self.chain.clone(),
-            }),
-        }
-    }
-}
-
 impl fmt::Debug for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Table(revision {})", self.applied())
     }
 }
 
-/// Whether a site may have a version's wrap: its token has the key for it, and the class allows it.
-fn is_meant(site: &SiteRecord, class: &ClassRecord, manifest: &Manifest) -> bool {
-    let holds = site.holds.iter().any(|held| held.kek == manifest.kek);
-    let is_there = class.regions.contains(&site.region);
-    let is_hard = site.hardware >= class.hardware_min;
-    debug_assert!(HardwareLevel::Hardware > HardwareLevel::Software);
-    !site.evicted && holds && is_there && is_hard
-}
-
 fn is_small(place: &StoreKey) -> bool {
     SMALL.iter().any(|prefix| place.starts_with(prefix))
-}
-
-/// Which version stands there, if it is one's place.
-pub(super) fn version_at(place: &[u8]) -> Option<(KeyId, u32)> {
-    let text = std::str::from_utf8(place).ok()?;
-    let (id, version) = text.strip_prefix("v/")?.split_once('/')?;
-    Some((id.parse().ok()?, u32::from_str_radix(version, 16).ok()?))
 }
 
 /// An error with its sources, in one line.
