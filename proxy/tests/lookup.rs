@@ -133,13 +133,31 @@ async fn a_signer_without_managed_keys_serves_as_before() {
 #[tokio::test]
 async fn nobody_is_connected_to_who_is_no_signer_of_the_same_trust_domain() {
     let mut house = House::finding(1, 2, section()).await;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mut foreign = house.server(1, 1);
+    foreign.address = listener.local_addr().unwrap().to_string();
     foreign.identity = "spiffe://elsewhere.test/signer/1".parse().unwrap();
-    let mut client = house.server(1, 1);
+    let mut client = foreign.clone();
     client.identity = "spiffe://keyhaven.test/client/1".parse().unwrap();
     named(&house, &[foreign, client]);
     assert_eq!(handshake(&mut house, NAME).await, 0);
-    assert_eq!(house.signers[1].starts.load(SeqCst), 0);
+    // A handshake for a name whose signers are new waits for them: who would connect has done so by now.
+    let connected = tokio::time::timeout(Duration::from_millis(20), listener.accept()).await;
+    assert!(connected.is_err(), "it was connected to");
+}
+
+#[tokio::test]
+async fn l8_a_signer_that_says_it_cannot_serve_comes_behind_those_that_can() {
+    let mut house = House::finding(1, 3, section()).await;
+    house.signers[1].is_sick.store(true, SeqCst);
+    named(&house, &[house.server(1, 1), house.server(2, 60_000_000)]);
+    until_served_by(&mut house, 2).await;
+    let sick = house.signers[1].clone();
+    until(|| sick.pings.load(SeqCst) > 0).await;
+    for _ in 0..10 {
+        assert_eq!(handshake(&mut house, NAME).await, 2);
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }
 
 #[tokio::test]

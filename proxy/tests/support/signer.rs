@@ -60,6 +60,10 @@ pub(crate) struct FakeSigner {
     pub(crate) wants_more: AtomicUsize,
     /// Asks for a second ClientHello first.
     pub(crate) retry: AtomicBool,
+    /// Says that it cannot serve, and serves.
+    pub(crate) is_sick: AtomicBool,
+    /// How often it was asked whether it can.
+    pub(crate) pings: AtomicUsize,
     /// How long it takes for a Start, in milliseconds.
     pub(crate) start_ms: AtomicU64,
     /// What it says of host names; nobody serves others. None: it knows nothing of managed keys.
@@ -203,7 +207,13 @@ impl FakeSigner {
             })
         };
         match request {
-            Request::Ping => Reply::Pong,
+            Request::Ping => {
+                self.pings.fetch_add(1, SeqCst);
+                match self.is_sick.load(SeqCst) {
+                    true => Reply::Error(ErrorCode::Unavailable),
+                    false => Reply::Pong,
+                }
+            }
             Request::Lookup(lookup) => self.looked_up(lookup),
             Request::Start(start) => {
                 self.starts.fetch_add(1, SeqCst);
