@@ -154,9 +154,10 @@ impl Follower {
                 }
                 WatchEnd::Lost(error) => {
                     let why = error_chain(&error);
-                    tracing::warn!(error = why, "the store is away; what is known is served");
-                    self.shared
-                        .raise(Alarm::Store, format!("the store is away: {why}"));
+                    self.shared.raise(
+                        Alarm::Store,
+                        format!("the store is away, what is known is served: {why}"),
+                    );
                     sleep(PAUSE).await;
                 }
             }
@@ -199,9 +200,10 @@ impl Follower {
                 }
                 Err(error) => {
                     let why = error_chain(&error);
-                    tracing::warn!(error = why, "the store cannot be read");
-                    self.shared
-                        .raise(Alarm::Store, format!("the store is away: {why}"));
+                    self.shared.raise(
+                        Alarm::Store,
+                        format!("the store is away, what is known is served: {why}"),
+                    );
                     sleep(PAUSE).await;
                 }
             }

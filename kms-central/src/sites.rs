@@ -128,7 +128,6 @@ impl Sites {
                 Ok(name)
             }
             Err(why) => {
-                tracing::error!(site = %name, seen = seen.revision, "{why}");
                 let what = format!("site `{name}` has seen revision {}: {why}", seen.revision);
                 self.shared.raise(alarm, what);
                 Err(ErrorCode::History)

@@ -120,7 +120,7 @@ impl Shared {
         let mut evicted = Vec::new();
         let (before, now) = {
             let mut view = self.0.view.write().unwrap_or_else(PoisonError::into_inner);
-            let before = view.mirror.head_or_none().revision;
+            let before = view.mirror.head_or_none();
             let is_told_again = event.revision <= view.loaded_at;
             // The head goes last, as it speaks of the others.
             let (heads, records): (Vec<_>, Vec<_>) = event
@@ -134,10 +134,14 @@ impl Shared {
                 view.take(key, &stored.value, stored.modified);
                 evicted.extend(evicted_by(&view.mirror, key));
             }
-            (before, view.mirror.head_or_none().revision)
+            (before, view.mirror.head_or_none())
         };
-        self.observe(before, now);
-        self.0.head.send_replace(now);
+        if now.era > before.era {
+            // Going back was meant.
+            self.clear(&Alarm::WentBack);
+        }
+        self.observe(before.revision, now.revision);
+        self.0.head.send_replace(now.revision);
         for identity in evicted {
             self.close(&identity);
         }
@@ -157,7 +161,6 @@ impl Shared {
                 "the store went back from revision {} to {}: was a backup restored?",
                 before.revision, now.revision
             );
-            tracing::error!("{what}");
             self.raise(Alarm::WentBack, what);
             self.observed().clear();
         }
@@ -235,12 +238,18 @@ impl Shared {
 
     /// Something that an operator should see until it is over.
     pub(crate) fn raise(&self, alarm: Alarm, what: String) {
-        lock(&self.0.alarms).insert(alarm, what);
+        let mut alarms = lock(&self.0.alarms);
+        if alarms.get(&alarm) != Some(&what) {
+            tracing::error!("{what}");
+            alarms.insert(alarm, what);
+        }
     }
 
     /// It is over.
     pub(crate) fn clear(&self, alarm: &Alarm) {
-        lock(&self.0.alarms).remove(alarm);
+        if lock(&self.0.alarms).remove(alarm).is_some() {
+            tracing::info!(?alarm, "this is over");
+        }
     }
 
     /// Alarms and what the mirror did not believe, in words.

@@ -226,3 +226,37 @@ async fn m5_without_a_majority_sites_follow_and_nobody_gets_a_lease() {
         .await
         .expect("the alarm ends with the store's absence");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn m4_a_snapshot_put_back_under_a_running_central_is_noticed_by_it_and_by_sites() {
+    let mut world = World::new(Kit::new(fresh_token!(), &MAC, 2));
+    let daemon = world.central();
+    let admin = world.alice(&daemon).await;
+    admin.change(class("near", &MAC, Replication::Eager)).await;
+    admin.change(site("fra", Vec::new())).await;
+    let snapshot = world.kit.dir.path().join("snapshot");
+    world.cluster.snapshot(&snapshot);
+    admin.change(mac("orders")).await;
+    let head = status(&admin).await.head;
+    let fra = Asker::connect(&world.kit, &daemon, "signer/fra").await;
+    assert!(fra.lease(head.mark()).await.is_ok());
+    world.cluster.kill_all();
+    world.cluster.restore(&snapshot);
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        match fra.lease(head.mark()).await {
+            Err(ErrorCode::History) => break,
+            Err(ErrorCode::Unavailable) => {}
+            other => panic!("{other:?}"),
+        }
+        assert!(Instant::now() < deadline, "nobody noticed");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let now = status(&admin).await;
+    assert!(now.head.revision < head.revision);
+    let told = |part: &str| now.warnings.iter().any(|it| it.contains(part));
+    assert!(told("went back") && told("`fra`"), "{:?}", now.warnings);
+    admin.change(Ask::EraBump).await;
+    assert!(fra.lease(head.mark()).await.is_ok());
+    assert_eq!(status(&admin).await.warnings, Vec::<String>::new());
+}
