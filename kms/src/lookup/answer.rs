@@ -41,6 +41,8 @@ pub(crate) struct View<'a> {
     pub(crate) now: Instant,
     /// How the server itself is.
     pub(crate) own: &'a SiteStatus,
+    /// How long ago it had word from central.
+    pub(crate) central_heard: Option<Duration>,
     /// What central has said.
     pub(crate) directory: &'a dyn Directory,
     /// What was measured.
@@ -101,7 +103,7 @@ impl View<'_> {
                 .map(Candidate::server)
                 .collect(),
             revision: self.directory.applied(),
-            central_ms_ago: self.own.lease_age_ms,
+            central_ms_ago: self.central_heard.map(millis),
             good_for_ms: millis(good_for),
         }
     }
@@ -232,7 +234,7 @@ impl Candidate {
 /// The newest versions that are looked through for one that still undoes old things.
 const VERSIONS_TRIED: usize = 16;
 
-fn millis(time: Duration) -> u64 {
+pub(crate) fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 

@@ -73,6 +73,7 @@ impl World {
         look(View {
             now: self.now,
             own: &self.own,
+            central_heard: Some(MS * 1500),
             directory: &self.records,
             measured: &self.measured,
             interval: INTERVAL,
@@ -95,7 +96,7 @@ fn l1_a_server_that_has_nothing_names_those_that_can_with_addresses_from_central
     assert_eq!(server.identity, identity("signer", "fra"));
     assert_eq!(server.address, "fra.test:7443");
     assert!(!server.is_self);
-    assert_eq!(found.revision, 9);
+    assert_eq!((found.revision, found.central_ms_ago), (9, Some(1500)));
     assert_eq!(found.good_for_ms, 4000);
 }
 

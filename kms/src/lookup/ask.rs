@@ -11,7 +11,10 @@ use keyhaven_wire::{
     kms::{Fetch, Fetched, Found, KeyRef, Lookup, Server},
 };
 
-use super::shared::{Handle, Shared, lock};
+use super::{
+    answer::millis,
+    shared::{Handle, Shared, lock},
+};
 
 /// How long one peer may take.
 const TIMEOUT: Duration = Duration::from_secs(1);
@@ -39,7 +42,7 @@ pub(super) async fn look_elsewhere(
         };
         found.servers = seen_from_here(shared, found.servers);
         if !found.servers.is_empty() {
-            found.central_ms_ago = shared.parts.local.status().lease_age_ms;
+            found.central_ms_ago = shared.parts.local.central_heard().map(millis);
             return Some(found);
         }
     }
@@ -123,7 +126,7 @@ fn seen_from_here(shared: &Shared, servers: Vec<Server>) -> Vec<Server> {
                 address: site.address.clone(),
                 region: site.region.clone(),
                 estimate_us: server.estimate_us.max(way),
-                measured_ms_ago: age.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
+                measured_ms_ago: age.map(millis),
                 is_self,
             })
         })

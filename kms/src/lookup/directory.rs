@@ -3,7 +3,7 @@
 //! [`Table`] and [`Intermediate`] are what stands behind them in a signer; tests put simpler things there. Decides
 //! nothing. Invariant: what a [`Directory`] gives was said by central.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use keyhaven_types::{Identity, KeyId, Name, Operation};
 use keyhaven_wire::kms::{
@@ -68,6 +68,8 @@ pub trait Local: Send + Sync + 'static {
     fn directory(&self) -> Arc<dyn Directory>;
     /// How it is.
     fn status(&self) -> SiteStatus;
+    /// How long ago central last answered it anything; none: not since the start.
+    fn central_heard(&self) -> Option<Duration>;
     /// Does operations here, for a caller whose identity was proven, and writes the audit lines; a result for each.
     fn operate(
         &self,
@@ -88,6 +90,10 @@ impl Local for Intermediate {
 
     fn status(&self) -> SiteStatus {
         Self::status(self)
+    }
+
+    fn central_heard(&self) -> Option<Duration> {
+        Self::central_heard(self)
     }
 
     fn operate(

@@ -85,6 +85,7 @@ impl Shared {
         look(View {
             now: Instant::now(),
             own: &own,
+            central_heard: self.parts.local.central_heard(),
             directory: &*directory,
             measured: &measured,
             interval: self.parts.interval,

@@ -94,6 +94,10 @@ impl Local for Half {
         self.status.lock().unwrap().clone()
     }
 
+    fn central_heard(&self) -> Option<Duration> {
+        Some(Duration::ZERO)
+    }
+
     fn operate(
         &self,
         caller: Identity,
