@@ -3,6 +3,7 @@
 //! No I/O and no token: the daemon reads and writes the store, has the token do what a plan asks for, and signs. Time is
 //! the caller's. Invariant: a record is written only by a transaction that also moves the head on by one.
 
+mod certificates;
 mod changes;
 mod classes;
 mod enforced;

@@ -1,0 +1,205 @@
+//! Central's rules, one by one: what is wrapped anew after a crash, how long a revocation takes, what a certificate is for.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod central_kit;
+
+use central_kit::{Central, Fault, Store, Token, name, plan, record};
+use keyhaven_kms::central::{Acks, Step, Transaction};
+use keyhaven_types::{HardwareLevel, KeyKind, KeyState, Purpose, Replication};
+use keyhaven_wire::kms::{
+    Held, KeyRef, Record,
+    admin::{Answer, Ask, NewClass, NewKey, NewSite},
+};
+
+struct World {
+    token: Token,
+    store: Store,
+    central: Central,
+    fresh: u64,
+}
+
+impl World {
+    /// With a class whose bound is an hour.
+    fn new() -> Self {
+        let (token, store) = (Token::new(4), Store::default());
+        let central = Central::start(&token, &store);
+        let mut world = Self {
+            token,
+            store,
+            central,
+            fresh: 0,
+        };
+        world.change(Ask::ClassCreate(NewClass {
+            name: name("near"),
+            regions: vec![name("eu")],
+            hardware_min: HardwareLevel::Software,
+            bound_s: 3600,
+            generated_only: false,
+            replication: Replication::Eager,
+            purposes: vec![Purpose::Data, Purpose::Handshake],
+        }));
+        world
+    }
+
+    fn change(&mut self, ask: Ask) -> u64 {
+        self.fresh += 1;
+        let plan = plan(ask, self.fresh);
+        let answer = self
+            .central
+            .ask(&self.token, &mut self.store, &plan, Fault::None);
+        match answer {
+            Ok(Answer::Committed { revision, .. }) => revision,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn create(&mut self, key: &str) -> u64 {
+        self.change(Ask::KeyCreate(NewKey {
+            name: name(key),
+            kind: KeyKind::Aes256,
+            purpose: Purpose::Data,
+            class: name("near"),
+            server_names: Vec::new(),
+        }))
+    }
+
+    fn site(&mut self, site: &str) -> u64 {
+        let class = self.central.mirror.class(&name("near")).unwrap();
+        let holds = class.epochs.iter().map(|epoch| Held {
+            class: name("near"),
+            purpose: epoch.purpose,
+            epoch: epoch.epoch,
+            kek: epoch.kek,
+        });
+        let holds = holds.collect();
+        self.change(Ask::SiteAdd(NewSite {
+            name: name(site),
+            identity: format!("spiffe://example.org/signer/{site}")
+                .parse()
+                .unwrap(),
+            address: "site.example:7443".to_owned(),
+            region: name("eu"),
+            hardware: HardwareLevel::Software,
+            holds,
+        }))
+    }
+
+    fn revoke(&mut self, key: &str) -> u64 {
+        self.change(Ask::KeyState {
+            key: KeyRef::Name(name(key)),
+            version: None,
+            state: KeyState::Revoked,
+        })
+    }
+
+    /// Whether a revision holds everywhere after so many milliseconds, and in how many seconds it will at the latest.
+    fn enforced(&self, acks: &Acks, revision: u64, age_ms: u64) -> (bool, u64) {
+        match self.central.mirror.enforced(acks, revision, |_| age_ms) {
+            Answer::Enforced {
+                enforced,
+                at_most_s,
+                ..
+            } => (enforced, at_most_s),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn epochs(&self) -> Vec<u32> {
+        let versions = self
+            .store
+            .entries()
+            .filter_map(|(_, entry)| match record(&entry) {
+                Record::Version(manifest) => Some(manifest.epoch),
+                _ => None,
+            });
+        versions.collect()
+    }
+}
+
+#[test]
+fn a_rewrap_that_was_cut_short_is_finished_by_the_next_one() {
+    let mut world = World::new();
+    for number in 0..150 {
+        world.create(&format!("key-{number}"));
+    }
+    world.change(Ask::ClassRotate {
+        class: name("near"),
+        purposes: vec![Purpose::Data],
+    });
+    let rewrap = plan(
+        Ask::ClassRewrap {
+            class: name("near"),
+        },
+        999,
+    );
+    // The first two transactions, and then a crash.
+    for _ in 0..2 {
+        let mut step = rewrap.begin(&world.central.mirror).unwrap();
+        if let Step::Work(work) = step {
+            step = rewrap
+                .go_on(&world.central.mirror, world.token.work(work))
+                .unwrap();
+        }
+        let Step::Write(draft) = step else {
+            panic!("{step:?}");
+        };
+        let mut transaction = Transaction::default();
+        transaction.add(draft).unwrap();
+        assert!(transaction.records() <= 100);
+        world
+            .central
+            .write(&world.token, &mut world.store, &transaction);
+    }
+    let new = world.epochs().iter().filter(|epoch| **epoch == 2).count();
+    assert!((1..150).contains(&new), "{new}");
+    world.central = Central::start(&world.token, &world.store);
+    // Nothing new is made under the old one meanwhile.
+    world.create("late");
+    world.change(Ask::ClassRewrap {
+        class: name("near"),
+    });
+    assert!(world.epochs().iter().all(|epoch| *epoch == 2));
+}
+
+#[test]
+fn m5_a_revocation_holds_when_every_site_has_it_or_every_lease_has_ended() {
+    let mut world = World::new();
+    world.site("fra");
+    world.create("orders");
+    let revision = world.revoke("orders");
+    let mut acks = Acks::default();
+    assert_eq!(world.enforced(&acks, revision, 0), (false, 3638));
+    acks.followed(&name("fra"), revision - 1, 0);
+    assert!(!world.enforced(&acks, revision, 3_637_999).0);
+    assert!(world.enforced(&acks, revision, 3_638_000).0);
+    acks.followed(&name("fra"), revision, 0);
+    assert_eq!(world.enforced(&acks, revision, 0), (true, 0));
+}
+
+#[test]
+fn m5_a_lowered_bound_does_not_shorten_leases_that_run() {
+    let mut world = World::new();
+    world.site("fra");
+    world.create("orders");
+    world.change(Ask::ClassBound {
+        class: name("near"),
+        bound_s: 30,
+    });
+    let revision = world.revoke("orders");
+    let (enforced, at_most_s) = world.enforced(&Acks::default(), revision, 0);
+    assert!(!enforced && at_most_s >= 3600, "{at_most_s}");
+}
+
+#[test]
+fn m5_a_site_that_was_thrown_out_may_serve_until_its_lease_ends() {
+    let mut world = World::new();
+    world.site("fra");
+    world.create("orders");
+    let evicted = world.change(Ask::SiteEvict { site: name("fra") });
+    let revoked = world.revoke("orders");
+    for revision in [evicted, revoked] {
+        assert!(!world.enforced(&Acks::default(), revision, 0).0);
+        assert!(world.enforced(&Acks::default(), revision, 3_638_000).0);
+    }
+}
