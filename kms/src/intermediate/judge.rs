@@ -3,6 +3,8 @@
 //! Pure; the costly part of a batch, so that it runs beside the core. What is known already is compared in the replica.
 //! Invariant: nothing leaves here that central has not signed, nor with a head that goes back.
 
+use std::{num::NonZero, thread};
+
 use keyhaven_types::KeyState;
 use keyhaven_wire::kms::{
     Changes, Entry, Fetched, Follow, Head, HeadMark, Manifest, Record, Signed,
@@ -121,11 +123,33 @@ pub(super) fn fetched(
     Ok(records)
 }
 
-fn all(central: &CentralKey, entries: Vec<Entry>) -> Result<Vec<Checked>, Refusal> {
-    entries
-        .into_iter()
-        .map(|entry| check(central, entry))
-        .collect()
+/// Judges many entries on as many threads as there are processors: a site that begins has millions of them before it.
+fn all(central: &CentralKey, mut entries: Vec<Entry>) -> Result<Vec<Checked>, Refusal> {
+    let judge = |entries: Vec<Entry>| -> Result<Vec<Checked>, Refusal> {
+        entries
+            .into_iter()
+            .map(|entry| check(central, entry))
+            .collect()
+    };
+    if entries.len() < MANY {
+        return judge(entries);
+    }
+    let threads = thread::available_parallelism().map_or(1, NonZero::get);
+    let share = entries.len().div_ceil(threads);
+    thread::scope(|scope| {
+        let mut parts = Vec::new();
+        while !entries.is_empty() {
+            let rest = entries.split_off(share.min(entries.len()));
+            let part = std::mem::replace(&mut entries, rest);
+            parts.push(scope.spawn(|| judge(part)));
+        }
+        let mut all = Vec::new();
+        for part in parts {
+            // Judging does not panic; if it did, nothing of it is believed.
+            all.extend(part.join().map_err(|_| Refusal::Misplaced)??);
+        }
+        Ok(all)
+    })
 }
 
 pub(super) fn check(central: &CentralKey, entry: Entry) -> Result<Checked, Refusal> {
@@ -147,6 +171,9 @@ pub(super) fn check(central: &CentralKey, entry: Entry) -> Result<Checked, Refus
         entry,
     })
 }
+
+/// From so many on, threads are worth their start.
+const MANY: usize = 64;
 
 fn is_over(manifest: &Manifest) -> bool {
     manifest.state == KeyState::Destroyed

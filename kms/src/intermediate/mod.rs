@@ -30,6 +30,8 @@ mod ages;
 mod meter;
 
 #[cfg(test)]
+mod core_tests;
+#[cfg(test)]
 mod sim;
 #[cfg(test)]
 mod testing;
@@ -136,6 +138,7 @@ impl Intermediate {
         inner.tasks.close();
         inner.tasks.wait().await;
         *inner.leases.write().unwrap_or_else(PoisonError::into_inner) = LeaseView::default();
+        *inner.peers.write().unwrap_or_else(PoisonError::into_inner) = None;
         inner.keys.clear();
         inner.replica.close();
     }
