@@ -56,6 +56,23 @@ pub(super) fn confirm_label(
     }
 }
 
+/// Asks for a name to be typed again.
+pub(super) fn confirm_name(
+    consequence: &str,
+    name: &str,
+    without_terminal: &str,
+) -> Result<(), Failure> {
+    let prompt = format!("{consequence}\nType `{name}` again to go on: ");
+    if line(&prompt, without_terminal)? == name {
+        Ok(())
+    } else {
+        Err(Failure::new(
+            "nothing was done: that is not what was to be typed",
+            "run it again when you are sure",
+        ))
+    }
+}
+
 fn line(prompt: &str, without_terminal: &str) -> Result<String, Failure> {
     if !on_terminal() {
         return Err(Failure::usage(
@@ -180,6 +197,33 @@ impl Wanted<'_> {
             self.place
         )
     }
+}
+
+/// Reads a secret from the first line of a file (mode 0600) that an option names; without one, asks on the terminal.
+pub(super) fn secret(
+    noun: &str,
+    of: &str,
+    option: &str,
+    path: Option<&Path>,
+) -> Result<Pin, Failure> {
+    let advice = || format!("give {option} FILE; only its owner may read it (mode 0600)");
+    if path.is_none() && !on_terminal() {
+        return Err(Failure::usage(
+            format!("there is no {noun} for {of}, and no terminal to ask on"),
+            advice(),
+        ));
+    }
+    let wanted = Wanted {
+        noun,
+        of,
+        place: option,
+        new: false,
+    };
+    let source = path.map(|path| PinSource::File(path.to_owned()));
+    wanted.read(source.as_ref()).map_err(|failure| Failure {
+        remedy: advice(),
+        ..failure
+    })
 }
 
 /// Reads `--pin-source` and its like with the URI parser, so that both places take the same words.

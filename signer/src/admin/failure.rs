@@ -3,6 +3,7 @@
 //! Errors keep their own words; this adds the advice that only a person at a command line can use. Invariant: every
 //! failure has both lines.
 
+use keyhaven_hsm::managed::CeremonyError;
 use keyhaven_hsm::{Error as HsmError, PinError, UriError, admin::AdminError};
 use keyhaven_service::config::ConfigError;
 use serde_json::json;
@@ -122,6 +123,32 @@ impl From<HsmError> for Failure {
             _ => "signer-admin doctor looks at module, token and PIN one by one",
         };
         Self::new(chain(&error), remedy)
+    }
+}
+
+impl From<CeremonyError> for Failure {
+    fn from(error: CeremonyError) -> Self {
+        let remedy = match &error {
+            CeremonyError::SoPinRefused { .. } => {
+                "compare --so-pin-file with the token, and only then try again: many tokens lock after a few wrong tries"
+            }
+            CeremonyError::Occupied { .. } => "run the ceremony as a command of its own",
+            CeremonyError::PoolSize { .. } => "make fewer at once, and the rest in a second call",
+            CeremonyError::NoSigningKey => "signer-admin kms ceremony init makes central's keys",
+            CeremonyError::NoSuchKek(_) => {
+                "is this central's token, and the export of its classes? signer-admin kms ceremony status shows what is in the token"
+            }
+            CeremonyError::SitePublic { .. } => {
+                "take the request as `signer-admin kms site enroll` wrote it"
+            }
+            _ => {
+                let CeremonyError::Token(error) = error else {
+                    return Self::new(chain(&error), "signer-admin kms ceremony status");
+                };
+                return error.into();
+            }
+        };
+        Self::new(clean(&chain(&error)), remedy)
     }
 }
 

@@ -6,12 +6,15 @@
 mod args;
 mod ask;
 mod cert;
+mod channel;
 mod custody;
 mod doctor;
 mod failure;
 mod key;
 pub mod keyfile;
+mod kms;
 mod nature;
+mod operate;
 mod report;
 mod select;
 mod served;
@@ -72,6 +75,16 @@ fn execute(cli: Cli) -> Result<Report, Failure> {
         Command::Cert(CertVerb::Show(args)) => cert::show(&args),
         Command::Custody(args) => custody::run(&args),
         Command::Doctor(args) => doctor::run(&args),
+        Command::Kms(verb) => kms::run(&verb, cli.json),
+        Command::Lookup(args) => operate::lookup(&args),
+        Command::Sign(args) => operate::sign(&args),
+        Command::Verify(args) => operate::verify(&args),
+        Command::Encrypt(args) => operate::encrypt(&args),
+        Command::Decrypt(args) => operate::decrypt(&args),
+        Command::Mac(args) => operate::mac(&args),
+        Command::Wrap(args) => operate::wrap(&args),
+        Command::Unwrap(args) => operate::unwrap(&args),
+        Command::Random(args) => operate::random(&args),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "signer-admin", &mut script);
@@ -84,7 +97,7 @@ fn execute(cli: Cli) -> Result<Report, Failure> {
 
 fn finish(report: &Report, json: bool) -> ExitCode {
     let printed = std::io::stdout()
-        .write_all(report.render(json).as_bytes())
+        .write_all(&report.render(json))
         .and_then(|()| std::io::stdout().flush());
     match printed {
         Ok(()) if report.passed => ExitCode::SUCCESS,

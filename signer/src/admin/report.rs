@@ -3,12 +3,15 @@
 //! Verbs build it, `run` prints it. Invariant: the JSON has whatever the text has.
 
 use serde_json::Value;
+use zeroize::Zeroizing;
 
 /// The outcome of a verb.
 #[derive(Debug)]
 pub(super) struct Report {
     json: Value,
     text: String,
+    /// Printed as they are instead of the text.
+    bytes: Option<Zeroizing<Vec<u8>>>,
     /// Whether what was examined is as it should be; otherwise the exit code is 1.
     pub(super) passed: bool,
 }
@@ -18,6 +21,7 @@ impl Report {
         Self {
             json,
             text: text.into(),
+            bytes: None,
             passed: true,
         }
     }
@@ -27,12 +31,23 @@ impl Report {
         Self::new(serde_json::json!({ "text": text }), text)
     }
 
+    /// An output that is bytes and not for people; `--json` has it in base64.
+    pub(super) fn bytes(json: Value, bytes: Zeroizing<Vec<u8>>) -> Self {
+        Self {
+            bytes: Some(bytes),
+            ..Self::new(json, String::new())
+        }
+    }
+
     pub(super) fn failed_if(mut self, failed: bool) -> Self {
         self.passed &= !failed;
         self
     }
 
-    pub(super) fn render(&self, json: bool) -> String {
+    pub(super) fn render(&self, json: bool) -> Zeroizing<Vec<u8>> {
+        if let (Some(bytes), false) = (&self.bytes, json) {
+            return bytes.clone();
+        }
         let mut out = if json {
             format!("{:#}", self.json)
         } else {
@@ -41,7 +56,7 @@ impl Report {
         if !out.ends_with('\n') {
             out.push('\n');
         }
-        out
+        Zeroizing::new(out.into_bytes())
     }
 }
 
@@ -71,6 +86,16 @@ pub(super) fn table(rows: &[Vec<String>]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn bytes_are_printed_as_they_are_and_text_ends_its_line() {
+        let json = serde_json::json!({"signature": "AAE="});
+        let report = Report::bytes(json, Zeroizing::new(vec![0, 1]));
+        assert_eq!(report.render(false)[..], [0, 1]);
+        assert!(report.render(true).ends_with(b"}\n"));
+        let report = Report::text_only("a".to_owned());
+        assert_eq!(report.render(false)[..], *b"a\n");
+    }
 
     #[test]
     fn columns_are_aligned_and_lines_not_padded() {

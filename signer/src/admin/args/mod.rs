@@ -2,16 +2,20 @@
 //!
 //! Says what may be written, not what it does. Invariant: no argument takes a PIN, a password or key material.
 
+mod client;
 mod examine;
+pub(super) mod kms;
+pub(super) mod operate;
 
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum, builder::NonEmptyStringValueParser};
 use keyhaven_types::KeyAlgorithm;
 
+pub(super) use client::ClientArgs;
 pub(super) use examine::{CustodyArgs, DoctorArgs};
 
-/// Tokens, keys and certificates of a Keyhaven signer.
+/// Tokens, keys and certificates of a Keyhaven signer; managed keys at many sites.
 #[derive(Debug, Parser)]
 #[command(
     name = "signer-admin",
@@ -51,6 +55,27 @@ pub enum Command {
     Custody(CustodyArgs),
     /// Find what is wrong with a setup, and what to do about it
     Doctor(DoctorArgs),
+    /// Managed keys at many sites: central, classes, keys, sites, grants, ceremonies
+    #[command(subcommand, arg_required_else_help = true)]
+    Kms(kms::KmsVerb),
+    /// Which sites can do an operation with a managed key, the fastest first
+    Lookup(operate::LookupArgs),
+    /// Sign with a managed key
+    Sign(operate::SignArgs),
+    /// Verify a signature, or an HMAC, with a managed key
+    Verify(operate::VerifyArgs),
+    /// Encrypt with a managed key: AES-GCM, or RSA-OAEP
+    Encrypt(operate::EncryptArgs),
+    /// Decrypt with a managed key
+    Decrypt(operate::DecryptArgs),
+    /// HMAC-SHA-256 with a managed key
+    Mac(operate::MacArgs),
+    /// Make a data key in a token, wrapped with a managed key
+    Wrap(operate::WrapArgs),
+    /// Use a wrapped data key once, inside a token
+    Unwrap(operate::UnwrapArgs),
+    /// Random bytes of a signer's token
+    Random(operate::RandomArgs),
     /// Print a completion script for a shell
     #[command(after_help = "Example:
   signer-admin completions bash > /etc/bash_completion.d/signer-admin")]
