@@ -135,7 +135,9 @@ mod tests {
     fn judged(road: Road<'_>) -> (Option<Severity>, String) {
         let mut findings = Findings::default();
         judge(&road, "site", &mut findings);
-        (findings.worst(), findings.report().render(false))
+        let text = findings.report().render(false);
+        let text = String::from_utf8_lossy(&text).into_owned();
+        (findings.worst(), text)
     }
 
     #[test]
