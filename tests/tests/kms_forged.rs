@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::net::TcpListener;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 
@@ -16,6 +17,8 @@ use std::io::{Read, Write};
 struct FalsePeer {
     fetched: Arc<Mutex<Option<Fetched>>>,
     asked: mpsc::Receiver<()>,
+    /// Set when it was first asked how it is.
+    seen: Arc<AtomicBool>,
 }
 
 impl FalsePeer {
@@ -27,10 +30,13 @@ impl FalsePeer {
         let fetched: Arc<Mutex<Option<Fetched>>> = Arc::default();
         let (tell, asked) = mpsc::sync_channel(64);
         let told = fetched.clone();
+        let seen: Arc<AtomicBool> = Arc::default();
+        let see = seen.clone();
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 let (config, told, tell, status) =
                     (config.clone(), told.clone(), tell.clone(), status.clone());
+                let see = see.clone();
                 thread::spawn(move || {
                     let connection = rustls::ServerConnection::new(config).expect("it is right");
                     let mut stream = rustls::StreamOwned::new(connection, stream);
@@ -44,7 +50,10 @@ impl FalsePeer {
                         while let Ok(Some((id, request))) = requests.next() {
                             let reply = match request {
                                 Request::Ping => Reply::Pong,
-                                Request::Status => Reply::Status(Box::new(status.clone())),
+                                Request::Status => {
+                                    see.store(true, Ordering::SeqCst);
+                                    Reply::Status(Box::new(status.clone()))
+                                }
                                 Request::Fetch(_) => {
                                     let _ = tell.try_send(());
                                     match told.lock().expect("whole").clone() {
@@ -66,7 +75,11 @@ impl FalsePeer {
                 });
             }
         });
-        FalsePeer { fetched, asked }
+        FalsePeer {
+            fetched,
+            asked,
+            seen,
+        }
     }
 
     fn says(&self, fetched: Fetched) {
@@ -132,6 +145,11 @@ fn m12_a_forged_exchanged_or_stale_copy_from_a_peer_is_refused() {
     let peer = FalsePeer::start(&world, "nyc", status);
     world.centrals[0].kill();
     let mut shop = world.client("shop", "fra");
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    while !peer.seen.load(Ordering::SeqCst) {
+        assert!(std::time::Instant::now() < deadline, "the peer is not seen");
+        thread::sleep(std::time::Duration::from_millis(100));
+    }
     let mut refused = |what: &str, fetched: Fetched| {
         while peer.asked.try_recv().is_ok() {}
         peer.says(fetched);

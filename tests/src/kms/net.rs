@@ -100,30 +100,36 @@ impl Net {
         self.link(node, "up");
     }
 
-    /// Drops every packet from one node to another and, with it, every answer; others reach both.
-    pub fn cut_between(&self, from: &str, to: &str) {
-        let address = self.address(to).to_string();
-        let space = netns(self.of(from).number);
-        ip(&[
-            "-n",
-            &space,
-            "neigh",
-            "replace",
-            &address,
-            "lladdr",
-            NOBODY,
-            "dev",
-            "eth0",
-            "nud",
-            "permanent",
-        ]);
+    /// Drops every packet between two nodes, silently; others reach both.
+    pub fn cut_between(&self, one: &str, other: &str) {
+        for (from, to) in [(one, other), (other, one)] {
+            let (address, space) = self.way(from, to);
+            ip(&[
+                "-n",
+                &space,
+                "neigh",
+                "replace",
+                &address,
+                "lladdr",
+                NOBODY,
+                "dev",
+                "eth0",
+                "nud",
+                "permanent",
+            ]);
+        }
     }
 
     /// Undoes [`Net::cut_between`].
-    pub fn join_between(&self, from: &str, to: &str) {
-        let address = self.address(to).to_string();
-        let space = netns(self.of(from).number);
-        ip(&["-n", &space, "neigh", "del", &address, "dev", "eth0"]);
+    pub fn join_between(&self, one: &str, other: &str) {
+        for (from, to) in [(one, other), (other, one)] {
+            let (address, space) = self.way(from, to);
+            ip(&["-n", &space, "neigh", "del", &address, "dev", "eth0"]);
+        }
+    }
+
+    fn way(&self, from: &str, to: &str) -> (String, String) {
+        (self.address(to).to_string(), netns(self.of(from).number))
     }
 
     /// Makes whatever a node sends slow: `kbit` thousand bits a second.

@@ -443,12 +443,17 @@ impl World {
         self.admin(&arguments);
     }
 
-    /// The head's revision at central.
-    pub fn revision(&self) -> u64 {
+    /// Era and revision of the head at central.
+    pub fn head(&self) -> (u32, u64) {
         let status = self.admin(&["kms", "status"]);
-        let head = status.get("head").unwrap_or(&status);
-        let revision = head.get("revision").and_then(Value::as_u64);
-        revision.unwrap_or_else(|| panic!("no revision: {status}"))
+        let number = |name: &str| {
+            let found = status.get("head").and_then(|head| head.get(name));
+            found
+                .and_then(Value::as_u64)
+                .unwrap_or_else(|| panic!("no {name}: {status}"))
+        };
+        let era = u32::try_from(number("era")).expect("few eras");
+        (era, number("revision"))
     }
 
     /// Waits until every running site that is not thrown out has all that central has.
@@ -467,13 +472,15 @@ impl World {
     /// # Panics
     /// When 30 seconds pass.
     pub fn settle_at(&self, names: &[&str]) {
-        let revision = self.revision();
+        let (era, revision) = self.head();
         let deadline = Instant::now() + Duration::from_secs(30);
         for name in names {
             loop {
                 let status = Kms::connect(self.site(name).address, &self.peer()).status();
                 let is_there = status.as_ref().is_some_and(|status| {
-                    status.applied >= revision && status.lease_age_ms.is_some()
+                    status.seen.era == era
+                        && status.applied >= revision
+                        && status.lease_age_ms.is_some()
                 });
                 if is_there {
                     break;
