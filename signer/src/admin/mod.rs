@@ -99,6 +99,9 @@ fn finish(report: &Report, json: bool) -> ExitCode {
     let printed = std::io::stdout()
         .write_all(&report.render(json))
         .and_then(|()| std::io::stdout().flush());
+    if let Some(note) = report.note(json) {
+        ask::tell(note);
+    }
     match printed {
         Ok(()) if report.passed => ExitCode::SUCCESS,
         // A reader that went away (`| head`) wanted no more; anything else is a failure.

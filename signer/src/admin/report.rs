@@ -31,12 +31,17 @@ impl Report {
         Self::new(serde_json::json!({ "text": text }), text)
     }
 
-    /// An output that is bytes and not for people; `--json` has it in base64.
-    pub(super) fn bytes(json: Value, bytes: Zeroizing<Vec<u8>>) -> Self {
+    /// An output that is bytes and not for people, with what they should know of it; `--json` has it in base64.
+    pub(super) fn bytes(json: Value, bytes: Zeroizing<Vec<u8>>, note: String) -> Self {
         Self {
             bytes: Some(bytes),
-            ..Self::new(json, String::new())
+            ..Self::new(json, note)
         }
+    }
+
+    /// What is told beside the output, where it would spoil it: only of bytes.
+    pub(super) fn note(&self, json: bool) -> Option<&str> {
+        (self.bytes.is_some() && !json).then_some(self.text.as_str())
     }
 
     pub(super) fn failed_if(mut self, failed: bool) -> Self {
@@ -90,10 +95,13 @@ mod tests {
     #[test]
     fn bytes_are_printed_as_they_are_and_text_ends_its_line() {
         let json = serde_json::json!({"signature": "AAE="});
-        let report = Report::bytes(json, Zeroizing::new(vec![0, 1]));
+        let report = Report::bytes(json, Zeroizing::new(vec![0, 1]), "by version 2".to_owned());
         assert_eq!(report.render(false)[..], [0, 1]);
+        assert_eq!(report.note(false), Some("by version 2"));
+        assert_eq!(report.note(true), None);
         assert!(report.render(true).ends_with(b"}\n"));
         let report = Report::text_only("a".to_owned());
+        assert_eq!(report.note(false), None);
         assert_eq!(report.render(false)[..], *b"a\n");
     }
 

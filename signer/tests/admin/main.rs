@@ -13,6 +13,8 @@ mod hostile_files;
 mod import;
 mod import_refused;
 mod key;
+mod kms;
+mod kms_client;
 mod probe;
 mod support;
 mod terminal;

@@ -212,12 +212,21 @@ impl Run {
         assert!(hit, "no {mark} with {what}: {}", self.stdout);
     }
 
-    fn of(output: &Output) -> Self {
+    pub(crate) fn of(output: &Output) -> Self {
         Self {
             code: output.status.code().unwrap_or(-1),
             stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
             stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
         }
+    }
+
+    /// It failed at run time, and the document on standard error says this.
+    pub(crate) fn refused_in_json(&self, what: &str) {
+        assert_eq!(self.code, 1, "{self:?}");
+        let last = self.stderr.lines().last().unwrap_or_default();
+        let document: Value = serde_json::from_str(last).unwrap();
+        let error = document["error"].as_str().unwrap();
+        assert!(error.contains(what), "{self:?}");
     }
 
     /// It failed with this code, in two lines, and the first says this.

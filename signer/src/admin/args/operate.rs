@@ -120,7 +120,12 @@ pub struct EncryptArgs {
     /// The key's name or id
     pub key: String,
     /// A text that decrypt must be given too; not with an RSA key
-    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+    #[arg(
+        long,
+        value_name = "TEXT",
+        default_value = "",
+        hide_default_value = true
+    )]
     pub aad: String,
     #[command(flatten)]
     #[allow(missing_docs)]
@@ -141,7 +146,12 @@ pub struct DecryptArgs {
     /// The key's name or id
     pub key: String,
     /// The text that encrypt was given
-    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+    #[arg(
+        long,
+        value_name = "TEXT",
+        default_value = "",
+        hide_default_value = true
+    )]
     pub aad: String,
     #[command(flatten)]
     #[allow(missing_docs)]
@@ -213,7 +223,12 @@ pub struct UnwrapArgs {
     #[arg(long)]
     pub decrypt: bool,
     /// A text that is bound to the ciphertext
-    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+    #[arg(
+        long,
+        value_name = "TEXT",
+        default_value = "",
+        hide_default_value = true
+    )]
     pub aad: String,
     #[command(flatten)]
     #[allow(missing_docs)]

@@ -153,7 +153,10 @@ impl Channel {
                     failures.first().map_or("", |first| first.remedy.as_str()),
                 ))
             }
-            (None, _) => Err(Failure::new(format!("no {what} is known"), "config/client.toml")),
+            (None, _) => Err(Failure::new(
+                format!("no {what} is known"),
+                "config/client.toml",
+            )),
         }
     }
 

@@ -74,7 +74,7 @@ fn parameters(args: &CsrArgs) -> Result<CertificateParams, Failure> {
 }
 
 /// An older request may be replaced; a key or a certificate in the same place may not.
-fn check_replaceable(path: &Path) -> Result<(), Failure> {
+pub(in crate::admin) fn check_replaceable(path: &Path) -> Result<(), Failure> {
     match std::fs::read(path) {
         Ok(old) if old.starts_with(REQUEST_HEADER) => Ok(()),
         Ok(_) => Err(Failure::new(

@@ -10,7 +10,10 @@ use std::{
     path::Path,
 };
 
-use keyhaven_hsm::admin::{AdminSession, KeyEntry, KeyName};
+use keyhaven_hsm::{
+    Pin,
+    admin::{AdminSession, KeyEntry, KeyName},
+};
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
@@ -149,36 +152,45 @@ impl Plan {
     }
 }
 
-/// Reads and parses the file; asks for a password only if it needs one. The empty password is tried first: it is
-/// what an archive that was exported without one has, and it protects nothing that should be asked for.
+/// Reads and parses the file.
 fn read_key(args: &ImportArgs) -> Result<KeyFile, Failure> {
-    let bytes = read_bounded(&args.file)?;
+    read_key_file(&args.file, || {
+        let source = args
+            .password_source
+            .as_deref()
+            .map(|text| ask::parse_source("--password-source", text))
+            .transpose()?;
+        Wanted {
+            noun: "password",
+            of: &args.file.display().to_string(),
+            place: "--password-source ",
+            new: false,
+        }
+        .read(source.as_ref())
+    })
+}
+
+/// Reads and parses a file; asks for a password only if it needs one. The empty password is tried first: it is
+/// what an archive that was exported without one has, and it protects nothing that should be asked for.
+pub(in crate::admin) fn read_key_file(
+    path: &Path,
+    password: impl FnOnce() -> Result<Pin, Failure>,
+) -> Result<KeyFile, Failure> {
+    let bytes = read_bounded(path)?;
     match keyfile::parse(&bytes, None) {
         Err(KeyFileError::PasswordNeeded) => {}
         Ok(file) => return Ok(file),
-        Err(error) => return Err(of_file(&args.file, error)),
+        Err(error) => return Err(of_file(path, error)),
     }
     if let Ok(file) = keyfile::parse(&bytes, Some("")) {
         return Ok(file);
     }
-    let source = args
-        .password_source
-        .as_deref()
-        .map(|text| ask::parse_source("--password-source", text))
-        .transpose()?;
-    let password = Wanted {
-        noun: "password",
-        of: &args.file.display().to_string(),
-        place: "--password-source ",
-        new: false,
-    }
-    .read(source.as_ref())?;
-    keyfile::parse(&bytes, Some(password.expose_secret()))
-        .map_err(|error| of_file(&args.file, error))
+    let password = password()?;
+    keyfile::parse(&bytes, Some(password.expose_secret())).map_err(|error| of_file(path, error))
 }
 
 /// The file's mode, when others than its owner may read it.
-fn open_to_others(path: &Path) -> Option<u32> {
+pub(in crate::admin) fn open_to_others(path: &Path) -> Option<u32> {
     let mode = path.metadata().ok()?.permissions().mode() & 0o7777;
     (mode & 0o044 != 0).then_some(mode)
 }
@@ -191,7 +203,8 @@ fn of_file(path: &Path, error: KeyFileError) -> Failure {
     }
 }
 
-fn read_bounded(path: &Path) -> Result<Zeroizing<Vec<u8>>, Failure> {
+/// At most [`keyfile::FILE_BYTES_MAX`] and one, in one buffer that is wiped.
+pub(in crate::admin) fn read_bounded(path: &Path) -> Result<Zeroizing<Vec<u8>>, Failure> {
     let failed = |error| Failure::file("read", path, &error);
     let file = File::open(path).map_err(failed)?;
     let metadata = file.metadata().map_err(failed)?;

@@ -10,9 +10,9 @@ mod import;
 use keyhaven_hsm::{TokenInfo, admin::KeyEntry};
 use serde_json::{Value, json};
 
-pub(super) use csr::csr;
+pub(super) use csr::{check_replaceable, csr};
 pub(super) use generate::generate;
-pub(super) use import::import;
+pub(super) use import::{import, open_to_others, read_bounded, read_key_file};
 
 use super::{
     args::{DeleteArgs, NamedKeyArgs, TokenArgs},

@@ -9,24 +9,23 @@ use aws_lc_rs::{
     key_wrap::{AES_256, AesKek, KeyWrapPadded as _},
     rsa::{OAEP_SHA1_MGF1SHA1, OaepPublicEncryptingKey, PublicEncryptingKey},
 };
-use keyhaven_types::{KeyAlgorithm, KeyKind, Provenance};
+use keyhaven_types::{KeyAlgorithm, KeyKind, Provenance, Purpose};
 use keyhaven_wire::kms::admin::{Answer, Ask, Import, NewKey};
 use serde_json::json;
 use zeroize::Zeroizing;
 
 use super::{
     committed::{other_answer, report},
-    exchange::read_bounded,
-    pkcs8, public,
+    exchange, pkcs8, public,
     show::pem,
 };
 use crate::admin::{
     args::kms::{ImportArgs, TransportArgs},
-    ask::{self, Wanted},
-    cert,
+    ask, cert,
     channel::Channel,
     failure::Failure,
-    keyfile::{self, KeyFile, KeyFileError},
+    key::{open_to_others, read_bounded, read_key_file},
+    keyfile,
     report::Report,
     text,
 };
@@ -88,6 +87,12 @@ fn from_file(args: &ImportArgs, file: &Path) -> Result<Report, Failure> {
          rotate the key to get one that was born in the token",
         file.display()
     ));
+    if let Some(mode) = open_to_others(file) {
+        ask::tell(&format!(
+            "warning: other users can read {} (mode {mode:04o}): they may have the key",
+            file.display()
+        ));
+    }
     let channel = Channel::new(&args.client)?;
     let (transport, spki) = new_transport(&channel)?;
     let (wrapped_kek, wrapped_key) = wrap(&spki, &plain.bytes).ok_or_else(|| {
@@ -125,12 +130,18 @@ fn from_hsm(args: &ImportArgs, wrapped: &Path) -> Result<Report, Failure> {
         )
     })?;
     let public = args.public.as_deref().map(public::read).transpose()?;
+    if kind.is_pair() && public.is_none() {
+        return Err(Failure::usage(
+            format!("a wrapped key of kind {kind} needs its public key"),
+            "give --public FILE: central compares it with what it has unwrapped",
+        ));
+    }
     let chain = chain(args, public.as_deref(), &[])?;
     let import = Import {
         key: new_key(args, kind),
         transport,
-        wrapped_kek: read_bounded(kek)?,
-        wrapped_key: read_bounded(wrapped)?,
+        wrapped_kek: exchange::read_bounded(kek)?,
+        wrapped_key: exchange::read_bounded(wrapped)?,
         public,
         provenance: Provenance::ImportedWrapped,
         chain,
@@ -160,8 +171,15 @@ fn chain(
     public: Option<&[u8]>,
     beside: &[Vec<u8>],
 ) -> Result<Vec<Vec<u8>>, Failure> {
-    let Some(public) = public else {
-        return Ok(Vec::new());
+    let certified = args.place.purpose == Purpose::Handshake;
+    let Some(public) = public.filter(|_| certified) else {
+        return match &args.chain {
+            None => Ok(Vec::new()),
+            Some(_) => Err(Failure::usage(
+                "only a key with the purpose handshake has certificates",
+                "leave --chain out",
+            )),
+        };
     };
     match &args.chain {
         None => Ok(keyfile::order_chain(public, beside).map_or_else(Vec::new, |(chain, _)| chain)),
@@ -178,8 +196,8 @@ fn chain(
 }
 
 fn read(args: &ImportArgs, path: &Path) -> Result<Plain, Failure> {
-    let bytes = Zeroizing::new(read_bounded(path)?);
-    if let Some(kind @ (KeyKind::Aes256 | KeyKind::Hmac)) = args.kind {
+    if let Some(kind) = args.kind.filter(|kind| !kind.is_pair()) {
+        let bytes = read_bounded(path)?;
         if bytes.len() != SECRET_LEN {
             return Err(Failure::new(
                 format!("{} has {} bytes", path.display(), bytes.len()),
@@ -193,7 +211,10 @@ fn read(args: &ImportArgs, path: &Path) -> Result<Plain, Failure> {
             certificates: Vec::new(),
         });
     }
-    let file = open(args, path, &bytes)?;
+    let file = read_key_file(path, || {
+        let of = path.display().to_string();
+        ask::secret("password", &of, "--pass-file", args.pass_file.as_deref())
+    })?;
     let kind = kind_of(file.key.algorithm()).ok_or_else(|| {
         Failure::new(
             format!("{} holds an {} key", path.display(), file.key.algorithm()),
@@ -212,36 +233,6 @@ fn read(args: &ImportArgs, path: &Path) -> Result<Plain, Failure> {
         public: Some(file.key.spki()),
         certificates: file.certificates,
     })
-}
-
-fn open(args: &ImportArgs, path: &Path, bytes: &[u8]) -> Result<KeyFile, Failure> {
-    let of_file = |error: KeyFileError| {
-        let failure = Failure::from(error);
-        Failure {
-            what: format!("{}: {}", path.display(), failure.what),
-            ..failure
-        }
-    };
-    match keyfile::parse(bytes, None) {
-        Err(KeyFileError::PasswordNeeded) => {}
-        found => return found.map_err(of_file),
-    }
-    if let Ok(file) = keyfile::parse(bytes, Some("")) {
-        return Ok(file);
-    }
-    let source = args
-        .pass_file
-        .as_ref()
-        .map(|path| ask::parse_source("--pass-file", &format!("file:{}", path.display())))
-        .transpose()?;
-    let password = Wanted {
-        noun: "password",
-        of: &path.display().to_string(),
-        place: "--pass-file ",
-        new: false,
-    }
-    .read(source.as_ref())?;
-    keyfile::parse(bytes, Some(password.expose_secret())).map_err(of_file)
 }
 
 fn kind_of(algorithm: KeyAlgorithm) -> Option<KeyKind> {
@@ -273,3 +264,36 @@ fn wrap(transport: &[u8], key: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
 
 /// Bytes of an AES-256 or HMAC key.
 const SECRET_LEN: usize = 32;
+
+#[cfg(test)]
+mod tests {
+    use aws_lc_rs::{
+        encoding::{AsDer as _, PublicKeyX509Der},
+        rsa::{KeySize, OaepPrivateDecryptingKey, PrivateDecryptingKey},
+    };
+
+    use super::*;
+
+    #[test]
+    fn what_is_wrapped_opens_to_the_key_and_is_never_the_same_twice() {
+        let private = PrivateDecryptingKey::generate(KeySize::Rsa3072).unwrap();
+        let spki: PublicKeyX509Der<'_> = private.public_key().as_der().unwrap();
+        let key = [7; 138];
+        let (wrapped_kek, wrapped_key) = wrap(spki.as_ref(), &key).unwrap();
+        assert!(!wrapped_key.windows(8).any(|window| window == [7; 8]));
+
+        let private = OaepPrivateDecryptingKey::new(private).unwrap();
+        let mut kek = vec![0; private.min_output_size()];
+        let kek = private
+            .decrypt(&OAEP_SHA1_MGF1SHA1, &wrapped_kek, &mut kek, None)
+            .unwrap();
+        let mut opened = vec![0; wrapped_key.len()];
+        let opened = AesKek::new(&AES_256, kek)
+            .unwrap()
+            .unwrap_with_padding(&wrapped_key, &mut opened)
+            .unwrap();
+        assert_eq!(opened, key);
+        assert_ne!(wrap(spki.as_ref(), &key).unwrap().1, wrapped_key);
+        assert!(wrap(b"no key", &key).is_none());
+    }
+}

@@ -19,6 +19,7 @@ use crate::admin::{
     cert,
     channel::Channel,
     failure::Failure,
+    key::check_replaceable,
     keyfile,
     report::Report,
 };
@@ -27,20 +28,7 @@ use crate::admin::{
 pub(super) fn csr(args: &CsrArgs) -> Result<Report, Failure> {
     let key = key_ref(&args.key)?;
     if let Some(path) = &args.out {
-        match std::fs::read(path) {
-            Ok(old) if old.starts_with(REQUEST_HEADER) => {}
-            Ok(_) => {
-                return Err(Failure::new(
-                    format!(
-                        "{} exists and is not a certificate request; it was left alone",
-                        path.display()
-                    ),
-                    "choose another --out",
-                ));
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) => return Err(Failure::file("look at", path, &error)),
-        }
+        check_replaceable(path)?;
     }
     let Answer::Csr(der) = Channel::new(&args.client)?.ask(&Ask::KeyCsr { key })? else {
         return Err(other_answer());
@@ -105,6 +93,3 @@ pub(super) fn chain(args: &ChainArgs) -> Result<Report, Failure> {
         ),
     )
 }
-
-/// What a file must begin with to be replaced.
-const REQUEST_HEADER: &[u8] = b"-----BEGIN CERTIFICATE REQUEST-----";

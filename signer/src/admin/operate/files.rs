@@ -3,9 +3,9 @@
 //! Invariant: an output may be secret, so its file is its owner's alone.
 
 use std::{
-    fs::OpenOptions,
+    fs::{OpenOptions, Permissions},
     io::{Read as _, Write as _},
-    os::unix::fs::OpenOptionsExt as _,
+    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
     path::Path,
 };
 
@@ -38,14 +38,47 @@ pub(super) fn read_input(path: &Path) -> Result<Zeroizing<Vec<u8>>, Failure> {
     Ok(bytes)
 }
 
-/// Writes the output to a file that nobody else can read.
+/// Writes the output to a file that nobody else can read; an older one in its place becomes so, too.
 pub(super) fn write_output(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
-    OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(path)
-        .and_then(|mut file| file.write_all(bytes))
-        .map_err(|error| Failure::file("write", path, &error))
+    let write = || {
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(path)?;
+        // The mode above is for new files alone; a pipe or a device keeps its own.
+        if file.metadata()?.is_file() {
+            file.set_permissions(Permissions::from_mode(0o600))?;
+        }
+        file.write_all(bytes)
+    };
+    write().map_err(|error| Failure::file("write", path, &error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_output_is_its_owners_alone_even_where_an_older_file_was_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("out");
+        std::fs::write(&path, "something longer").unwrap();
+        std::fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
+        write_output(&path, b"secret").unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"secret");
+        let mode = path.metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+
+    #[test]
+    fn an_input_has_an_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("in");
+        std::fs::write(&path, vec![1; INPUT_BYTES_MAX]).unwrap();
+        assert_eq!(read_input(&path).unwrap().len(), INPUT_BYTES_MAX);
+        std::fs::write(&path, vec![1; INPUT_BYTES_MAX + 1]).unwrap();
+        assert!(read_input(&path).is_err());
+    }
 }

@@ -218,7 +218,13 @@ fn output(
     let mut json = json!({ "server": server, "version": version, "bytes": bytes.len() });
     if files::is_standard(&out.out) {
         json[what] = Value::String(STANDARD.encode(&*bytes));
-        return Ok(Report::bytes(json, bytes));
+        // Beside the bytes: whoever decrypts or verifies later needs the version.
+        let by = version.map_or_else(String::new, |version| format!(" by version {version},"));
+        return Ok(Report::bytes(
+            json,
+            bytes,
+            format!("{what}{by} done at {server}"),
+        ));
     }
     write_output(&out.out, &bytes)?;
     json["out"] = json!(out.out);

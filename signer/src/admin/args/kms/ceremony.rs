@@ -13,29 +13,25 @@ use crate::admin::args::{ModuleArgs, TokenArgs};
 #[derive(Debug, Subcommand)]
 pub enum CeremonyVerb {
     /// Make central's keys: the one that signs records, a root key for each purpose, a pool for classes
-    #[command(
-        after_help = "Example:
+    #[command(after_help = "Example:
   signer-admin kms ceremony init --module M --uri 'pkcs11:token=central?pin-source=file:pin' \\
       --so-pin-file so-pin --pool 8 --central-key central.pem
 
 What is there already stays; what is missing is made. Write down the fingerprint of central.pem, and
-bring the file to every site by hand."
-    )]
+bring the file to every site by hand.")]
     Init(InitArgs),
     /// Make more key-encryption keys for classes to come
     #[command(after_help = "Example:
   signer-admin kms ceremony pool --module M --uri U --so-pin-file so-pin --purpose sign --count 8")]
     Pool(PoolArgs),
     /// Wrap classes' key-encryption keys for one site
-    #[command(
-        after_help = "Example:
+    #[command(after_help = "Example:
   signer-admin kms ceremony deliver --module M --uri U --so-pin-file so-pin --classes classes.json \\
       --class everywhere --request frankfurt-request.json --response frankfurt-response.json \\
       --fingerprint '3f2a 91c0 …'
 
 The fingerprint is the one on the site's screen, as it was read aloud: all of it. It is what keeps an
-impostor's key from being trusted."
-    )]
+impostor's key from being trusted.")]
     Deliver(DeliverArgs),
     /// What the token has, and whether a broken-off ceremony left anything behind
     Status(CeremonyArgs),

@@ -308,7 +308,17 @@ mod tests {
         assert_eq!(parse_bound("1h"), Ok(3600));
         assert_eq!(parse_bound("7d"), Ok(604_800));
         for bad in [
-            "", "s", "30", "h1", "-5s", "+5s", "4s", "8d", "1w", "1é", "99999999999999999999d",
+            "",
+            "s",
+            "30",
+            "h1",
+            "-5s",
+            "+5s",
+            "4s",
+            "8d",
+            "1w",
+            "1é",
+            "99999999999999999999d",
         ] {
             assert!(parse_bound(bad).is_err(), "{bad}");
         }

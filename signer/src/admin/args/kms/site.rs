@@ -13,15 +13,13 @@ use super::{ClientArgs, ceremony::TokenAtArgs};
 #[derive(Debug, Subcommand)]
 pub enum SiteVerb {
     /// At the site: make a one-shot transport key, wait for what the ceremony delivers, take it into the token
-    #[command(
-        after_help = "Example:
+    #[command(after_help = "Example:
   signer-admin kms site enroll --site frankfurt --module /usr/lib/softhsm/libsofthsm2.so \\
       --uri 'pkcs11:token=frankfurt?pin-source=file:pin' --central-key central.pem \\
       --request frankfurt-request.json --response frankfurt-response.json
 
 Read the fingerprint that it shows to whoever holds the ceremony. The transport key lives as long as
-this process: when it ends, the response is of no use any more."
-    )]
+this process: when it ends, the response is of no use any more.")]
     Enroll(EnrollArgs),
     /// Register a site at central, or what a further ceremony has given it
     #[command(after_help = "Example:
