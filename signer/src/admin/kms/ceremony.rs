@@ -14,8 +14,8 @@ use keyhaven_wire::kms::{ClassRecord, Delivery, Held, Record, Signed, signed_tex
 use serde_json::{Value, json};
 
 use super::{
-    exchange::{self, Response},
-    public,
+    exchange::{Classes, Request, Response},
+    files, public,
     show::{groups, join, pem},
     site::held,
 };
@@ -48,7 +48,7 @@ pub(super) fn init(args: &InitArgs) -> Result<Report, Failure> {
             ));
         }
         Some(_) => {}
-        None => exchange::write_whole(path, pem("PUBLIC KEY", &spki).as_bytes(), 0o644)?,
+        None => files::write_whole(path, pem("PUBLIC KEY", &spki).as_bytes(), 0o644)?,
     }
     let there = ceremony.pool()?;
     let mut made = Vec::new();
@@ -88,7 +88,7 @@ pub(super) fn pool(args: &PoolArgs) -> Result<Report, Failure> {
         made.extend(ceremony.make_pool(purpose, args.count as usize)?);
     }
     let text = format!(
-        "{} key-encryption keys are made\n  next: restart kms-central, which looks for them when it starts\n",
+        "{} key-encryption keys are made\n  next: bring the token back to central, which sees them by itself\n",
         made.len()
     );
     Ok(Report::new(json!({"made": keks_json(&made)}), text))
@@ -137,11 +137,11 @@ pub(super) fn status(args: &CeremonyArgs) -> Result<Report, Failure> {
 
 /// Wraps classes' key-encryption keys for a site.
 pub(super) fn deliver(args: &DeliverArgs) -> Result<Report, Failure> {
-    exchange::refuse_existing(&args.response)?;
-    let request = exchange::read_request(&args.request)?;
+    files::refuse_existing(&args.response)?;
+    let request: Request = files::read(&args.request)?;
     let spki = request.transport(&args.request)?;
     compare(&args.fingerprint, &spki)?;
-    let classes = exchange::read_classes(&args.classes)?;
+    let classes: Classes = files::read(&args.classes)?;
 
     let mut ceremony = begin(&args.at)?;
     let central = central_key(&mut ceremony)?;
@@ -160,7 +160,7 @@ pub(super) fn deliver(args: &DeliverArgs) -> Result<Report, Failure> {
         deliveries.push((sign(&mut ceremony, &central, delivery)?, wrap));
     }
     let response = Response::new(request.site.clone(), &central, &deliveries);
-    exchange::write_new(&args.response, &response)?;
+    files::write_new(&args.response, &response)?;
 
     let given: Vec<String> = wanted.iter().map(held).collect();
     let text = format!(

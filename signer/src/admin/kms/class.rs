@@ -12,7 +12,8 @@ use serde_json::{Value, json};
 
 use super::{
     committed::{other_answer, report},
-    exchange::{self, Classes},
+    exchange::Classes,
+    files,
     show::{bound as bound_text, class_json, join},
 };
 use crate::admin::{
@@ -173,7 +174,7 @@ pub(super) fn export(args: &ExportArgs) -> Result<Report, Failure> {
     else {
         return Err(other_answer());
     };
-    exchange::write_replacing(&args.file, &Classes::new(&signed))?;
+    files::write_replacing(&args.file, &Classes::new(&signed))?;
     let names: Vec<String> = classes.iter().map(|class| class.name.to_string()).collect();
     let text = format!(
         "{} written to {}\n  carry it to central's token: signer-admin kms ceremony deliver --classes {} …\n",

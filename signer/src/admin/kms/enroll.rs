@@ -15,8 +15,8 @@ use keyhaven_types::{KekId, Name};
 use serde_json::json;
 
 use super::{
-    exchange::{self, Believed, Request, Response},
-    public,
+    exchange::{Believed, BelievedDelivery, Request, Response},
+    files, public,
     show::{groups, join},
     site::held,
 };
@@ -29,8 +29,8 @@ use crate::admin::{
 pub(super) fn enroll(args: &EnrollArgs, json: bool) -> Result<Report, Failure> {
     let central = read_central(&args.central_key)?;
     // An older response would be taken for the answer to this request.
-    exchange::refuse_existing(&args.response)?;
-    exchange::check_replaceable::<Request>(&args.request)?;
+    files::refuse_existing(&args.response)?;
+    files::check_replaceable::<Request>(&args.request)?;
     let selected = Selected::new(&args.token.token())?;
     let token = selected.open_token(selected.pin()?)?;
     // A token that cannot be a site should say so before anybody walks to the ceremony.
@@ -42,7 +42,7 @@ pub(super) fn enroll(args: &EnrollArgs, json: bool) -> Result<Report, Failure> {
     let enrolment = Enrolment::begin(&token)?;
     let transport = sha256(enrolment.spki());
     let request = Request::new(args.site.clone(), enrolment.spki(), has);
-    exchange::write_replacing(&args.request, &request)?;
+    files::write_replacing(&args.request, &request)?;
     if !json {
         ask::tell(&announcement(args, &transport, &central));
     }
@@ -93,7 +93,7 @@ fn announcement(args: &EnrollArgs, transport: &[u8; 32], central: &CentralKey) -
 fn wait(path: &Path, seconds: u64) -> Result<Response, Failure> {
     let deadline = deadline_in(seconds);
     loop {
-        if let Some(response) = exchange::look_for_response(path)? {
+        if let Some(response) = files::look_for(path)? {
             return Ok(response);
         }
         if Instant::now() >= deadline {
@@ -147,7 +147,7 @@ fn not_ours(args: &EnrollArgs, site: &Name) -> Failure {
     )
 }
 
-fn to_kek(delivery: exchange::BelievedDelivery) -> (KekName, Vec<u8>) {
+fn to_kek(delivery: BelievedDelivery) -> (KekName, Vec<u8>) {
     let name = KekName {
         class: delivery.held.class,
         purpose: delivery.held.purpose,

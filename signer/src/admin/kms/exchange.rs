@@ -3,20 +3,18 @@
 //! JSON with base64 in it. They need not be secret, and nothing in them is believed for where it came from. Invariant: what
 //! leaves here as a delivery was signed by the central key that was asked about, and its wrap is the one that was signed.
 
-use std::{
-    fs::{File, OpenOptions},
-    io::{Read, Write},
-    os::unix::fs::OpenOptionsExt,
-    path::Path,
-};
+use std::path::Path;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use keyhaven_kms::records::{CentralKey, sha256};
 use keyhaven_types::{KekId, Name};
 use keyhaven_wire::kms::{ClassRecord, Held, Record, Signed};
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize};
 
-use super::show::base64;
+use super::{
+    files::{Marked, damaged},
+    show::base64,
+};
 use crate::admin::{failure::Failure, text};
 
 /// What a site asks for.
@@ -219,13 +217,6 @@ impl RawSigned {
     }
 }
 
-/// What kind of file a value is.
-pub(super) trait Marked: Serialize + DeserializeOwned {
-    /// The text of its `keyhaven` member.
-    const MARK: &'static str;
-    fn mark(&self) -> &str;
-}
-
 macro_rules! marked {
     ($($name:ident = $mark:ident),*) => {
         $(impl Marked for $name {
@@ -243,145 +234,10 @@ const REQUEST: &str = "site request 1";
 const RESPONSE: &str = "site response 1";
 const CLASSES: &str = "classes 1";
 
-/// Reads a site's request.
-pub(super) fn read_request(path: &Path) -> Result<Request, Failure> {
-    read(path)
-}
-
-/// Reads a ceremony's response.
-pub(super) fn read_response(path: &Path) -> Result<Response, Failure> {
-    read(path)
-}
-
-/// Reads an export of classes.
-pub(super) fn read_classes(path: &Path) -> Result<Classes, Failure> {
-    read(path)
-}
-
-fn read<T: Marked>(path: &Path) -> Result<T, Failure> {
-    parse(path, &read_bounded(path)?)?.ok_or_else(|| damaged(path, "it ends in the middle"))
-}
-
-/// Reads a response that may still be on its way into its place: none while it is not there, or not there whole.
-pub(super) fn look_for_response(path: &Path) -> Result<Option<Response>, Failure> {
-    match path.symlink_metadata() {
-        Ok(_) => parse(path, &read_bounded(path)?),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(Failure::file("look for", path, &error)),
-    }
-}
-
-/// None: the text is only a beginning.
-fn parse<T: Marked>(path: &Path, bytes: &[u8]) -> Result<Option<T>, Failure> {
-    match serde_json::from_slice::<T>(bytes) {
-        Ok(value) if value.mark() == T::MARK => Ok(Some(value)),
-        Ok(_) => Err(damaged(path, &format!("it is no `{}`", T::MARK))),
-        Err(error) if error.is_eof() => Ok(None),
-        Err(error) => Err(damaged(path, &format!("it is no `{}`: {error}", T::MARK))),
-    }
-}
-
-/// At most [`FILE_BYTES_MAX`].
-pub(super) fn read_bounded(path: &Path) -> Result<Vec<u8>, Failure> {
-    let mut bytes = Vec::new();
-    File::open(path)
-        .and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes))
-        .map_err(|error| Failure::file("read", path, &error))?;
-    if bytes.len() as u64 > FILE_BYTES_MAX {
-        return Err(damaged(path, "it is larger than 4 MiB"));
-    }
-    Ok(bytes)
-}
-
-/// Writes a file of this kind; one of the same kind is replaced, nothing else is.
-pub(super) fn write_replacing<T: Marked>(path: &Path, value: &T) -> Result<(), Failure> {
-    check_replaceable::<T>(path)?;
-    write_whole(path, &to_json(value), 0o644)
-}
-
-/// Whether there is nothing that a file of this kind would destroy.
-pub(super) fn check_replaceable<T: Marked>(path: &Path) -> Result<(), Failure> {
-    if path.symlink_metadata().is_err() {
-        return Ok(());
-    }
-    match read::<T>(path) {
-        Ok(_) => Ok(()),
-        Err(_) => Err(Failure::new(
-            format!(
-                "{} exists and is no `{}`; it was left alone",
-                path.display(),
-                T::MARK
-            ),
-            "choose another place",
-        )),
-    }
-}
-
-/// Writes a new file that only its owner reads.
-pub(super) fn write_new<T: Marked>(path: &Path, value: &T) -> Result<(), Failure> {
-    refuse_existing(path)?;
-    write_whole(path, &to_json(value), 0o600)
-}
-
-/// Fails when there is something.
-pub(super) fn refuse_existing(path: &Path) -> Result<(), Failure> {
-    if path.symlink_metadata().is_ok() {
-        return Err(Failure::new(
-            format!("{} exists already", path.display()),
-            "it may be of an earlier ceremony: move it away, or choose another place",
-        ));
-    }
-    Ok(())
-}
-
-fn to_json<T: Serialize>(value: &T) -> Vec<u8> {
-    // Texts and lists: there is nothing in them that JSON cannot say.
-    let mut out = serde_json::to_vec_pretty(value).unwrap_or_default();
-    out.push(b'\n');
-    out
-}
-
-/// Writes a file whole or not at all: whoever waits for it never sees a part.
-pub(super) fn write_whole(path: &Path, bytes: &[u8], mode: u32) -> Result<(), Failure> {
-    let failed = |error| Failure::file("write", path, &error);
-    let name = path.file_name().ok_or_else(|| {
-        Failure::usage(
-            format!("{} names no file", path.display()),
-            "give the path of a file",
-        )
-    })?;
-    let mut beside = std::ffi::OsString::from(".");
-    beside.push(name);
-    beside.push(format!(".{}", std::process::id()));
-    let beside = path.with_file_name(beside);
-    let written = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(mode)
-        .open(&beside)
-        .and_then(|mut file| {
-            file.write_all(bytes)?;
-            file.sync_all()
-        })
-        .and_then(|()| std::fs::rename(&beside, path));
-    if written.is_err() {
-        // What failed is told; that a part of it stays is not worth more words.
-        let _ = std::fs::remove_file(&beside);
-    }
-    written.map_err(failed)
-}
-
 fn decode(path: &Path, text: &str) -> Result<Vec<u8>, Failure> {
     STANDARD
         .decode(text)
         .map_err(|_| damaged(path, "there is base64 in it that cannot be read"))
-}
-
-fn damaged(path: &Path, why: &str) -> Failure {
-    Failure::new(
-        format!("{} cannot be used: {}", path.display(), text::clean(why)),
-        "carry the file over again, as it was written",
-    )
 }
 
 fn refused(path: &Path, why: &str) -> Failure {
@@ -390,8 +246,6 @@ fn refused(path: &Path, why: &str) -> Failure {
         "take nothing from it; find out where it came from, and hold the ceremony again",
     )
 }
-
-const FILE_BYTES_MAX: u64 = 4 << 20;
 
 #[cfg(test)]
 mod tests {
@@ -469,42 +323,5 @@ mod tests {
         assert!(why.err().unwrap().contains("no delivery"));
         let empty = Response::new("fra".parse().unwrap(), &central.key(), &[]);
         assert!(judged(empty, &central.key()).is_err());
-    }
-
-    #[test]
-    fn files_are_told_apart_and_never_replace_others() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("request.json");
-        let request = Request::new("fra".parse().unwrap(), b"spki", vec![KekId([3; 16])]);
-        write_replacing(&path, &request).unwrap();
-        write_replacing(&path, &request).unwrap();
-        let read = read_request(&path).unwrap();
-        assert_eq!(read.transport(&path).unwrap(), b"spki");
-        assert_eq!(read.holds, [KekId([3; 16])]);
-        assert!(read_response(&path).is_err());
-        assert!(write_replacing(&path, &Classes::new(&[])).is_err());
-        assert!(write_new(&path, &request).is_err());
-        std::fs::write(&path, "a diary").unwrap();
-        assert!(write_replacing(&path, &request).is_err());
-        assert_eq!(std::fs::read(&path).unwrap(), b"a diary");
-    }
-
-    #[test]
-    fn a_response_that_is_still_being_copied_is_waited_for() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("response.json");
-        assert!(look_for_response(&path).unwrap().is_none());
-        let central = SoftwareCentral::new();
-        let whole = to_json(&response(
-            &central,
-            &Record::Delivery(delivery("fra")),
-            b"wrap",
-        ));
-        std::fs::write(&path, &whole[..whole.len() / 2]).unwrap();
-        assert!(look_for_response(&path).unwrap().is_none());
-        std::fs::write(&path, &whole).unwrap();
-        assert!(look_for_response(&path).unwrap().is_some());
-        std::fs::write(&path, "no JSON").unwrap();
-        assert!(look_for_response(&path).is_err());
     }
 }

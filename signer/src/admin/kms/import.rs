@@ -16,7 +16,7 @@ use zeroize::Zeroizing;
 
 use super::{
     committed::{other_answer, report},
-    exchange, pkcs8, public,
+    files, pkcs8, public,
     show::pem,
 };
 use crate::admin::{
@@ -53,11 +53,17 @@ pub(super) fn import(args: &ImportArgs) -> Result<Report, Failure> {
 
 /// Makes a transport key for another HSM to wrap under.
 pub(super) fn transport(args: &TransportArgs) -> Result<Report, Failure> {
+    // An older transport key in its place may go; nothing else may.
+    if let Some(path) = &args.out
+        && public::read(path).is_err()
+    {
+        files::refuse_existing(path)?;
+    }
     let (id, spki) = new_transport(&Channel::new(&args.client)?)?;
     let id = text::hex(&id);
     let pem = pem("PUBLIC KEY", &spki);
     if let Some(path) = &args.out {
-        std::fs::write(path, &pem).map_err(|error| Failure::file("write", path, &error))?;
+        files::write_whole(path, pem.as_bytes(), 0o644)?;
     }
     let shown = match &args.out {
         Some(path) => format!("written to {}\n", path.display()),
@@ -140,8 +146,8 @@ fn from_hsm(args: &ImportArgs, wrapped: &Path) -> Result<Report, Failure> {
     let import = Import {
         key: new_key(args, kind),
         transport,
-        wrapped_kek: exchange::read_bounded(kek)?,
-        wrapped_key: exchange::read_bounded(wrapped)?,
+        wrapped_kek: files::read_bounded(kek)?,
+        wrapped_key: files::read_bounded(wrapped)?,
         public,
         provenance: Provenance::ImportedWrapped,
         chain,

@@ -9,6 +9,7 @@ mod committed;
 mod enforce;
 mod enroll;
 mod exchange;
+mod files;
 mod grant;
 mod import;
 mod key;

@@ -7,7 +7,7 @@ use std::path::Path;
 use rustls_pki_types::{SubjectPublicKeyInfoDer, pem::PemObject};
 use x509_parser::{prelude::FromDer, x509::SubjectPublicKeyInfo};
 
-use super::exchange::read_bounded;
+use super::files::read_bounded;
 use crate::admin::failure::Failure;
 
 /// Reads PEM or DER; gives DER.

@@ -11,7 +11,8 @@ use serde_json::json;
 
 use super::{
     committed::{other_answer, report},
-    exchange,
+    exchange::Response,
+    files,
     show::{join, site_json},
     status,
 };
@@ -29,7 +30,7 @@ pub(super) fn add(args: &AddArgs) -> Result<Report, Failure> {
     let response = args
         .from
         .as_deref()
-        .map(|path| exchange::read_response(path)?.believed(path))
+        .map(|path| files::read::<Response>(path)?.believed(path))
         .transpose()?;
     let name = match (&response, &args.site) {
         (Some(response), Some(site)) if response.site != *site => {

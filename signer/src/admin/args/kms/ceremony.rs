@@ -26,12 +26,12 @@ bring the file to every site by hand.")]
     Pool(PoolArgs),
     /// Wrap classes' key-encryption keys for one site
     #[command(after_help = "Example:
-  signer-admin kms ceremony deliver --module M --uri U --so-pin-file so-pin --classes classes.json \\
-      --class everywhere --request frankfurt-request.json --response frankfurt-response.json \\
-      --fingerprint '3f2a 91c0 …'
+  signer-admin kms ceremony deliver --module M --uri U --so-pin-file so-pin \\
+      --classes classes.json --class everywhere --request frankfurt-request.json \\
+      --response frankfurt-response.json --fingerprint '3f2a 91c0 …'
 
-The fingerprint is the one on the site's screen, as it was read aloud: all of it. It is what keeps an
-impostor's key from being trusted.")]
+The fingerprint is the one on the site's screen, as it was read aloud: all of it. It is what keeps
+an impostor's key from being trusted.")]
     Deliver(DeliverArgs),
     /// What the token has, and whether a broken-off ceremony left anything behind
     Status(CeremonyArgs),

@@ -14,19 +14,22 @@ use super::ClientArgs;
 pub enum KeyVerb {
     /// Make a key in central's token
     #[command(after_help = "Examples:
-  signer-admin kms key create shop --kind ec-p256 --purpose handshake --class everywhere --server-name shop.example
+  signer-admin kms key create shop --kind ec-p256 --purpose handshake --class everywhere \\
+      --server-name shop.example
   signer-admin kms key create orders --kind rsa-3072 --purpose sign --class everywhere")]
     Create(CreateArgs),
     /// Import a key from a file, or from another HSM that wraps it
     #[command(
-        after_help = "From a file (PEM or DER; PKCS#8, encrypted too, PKCS#1, SEC1, PKCS#12; 32 bytes for aes-256 and hmac):
-  signer-admin kms key import shop --file shop.key --purpose handshake --class everywhere --chain shop.pem
+        after_help = "From a file (PEM or DER; PKCS#8, encrypted too, PKCS#1, SEC1, PKCS#12; 32 bytes for aes-256
+and hmac):
+  signer-admin kms key import shop --file shop.key --purpose handshake --class everywhere \\
+      --chain shop.pem
 
 The key is encrypted to a key in central's token before it leaves this process. A key that was in a
 file may have copies, and its record says so for ever; the file is never touched.
 
-From another HSM, which wraps an AES-256 key by RSA-OAEP (SHA-1) under the transport key, and the key
-(PKCS#8, or the secret) under that AES key by AES-KWP (RFC 5649):
+From another HSM, which wraps an AES-256 key by RSA-OAEP (SHA-1) under the transport key, and the
+key (PKCS#8, or the secret) under that AES key by AES-KWP (RFC 5649):
   signer-admin kms key transport --out transport.pem
   signer-admin kms key import shop --wrapped-kek kek.bin --wrapped-key key.bin --transport ID \\
       --kind rsa-3072 --public shop-public.pem --purpose handshake --class everywhere"
@@ -38,8 +41,8 @@ From another HSM, which wraps an AES-256 key by RSA-OAEP (SHA-1) under the trans
     Transport(TransportArgs),
     /// Make a new version current; the former one verifies and decrypts what it made
     #[command(
-        after_help = "A handshake key needs a certificate for its new version (csr, chain); until it has one, the former
-version serves on."
+        after_help = "A handshake key needs a certificate for its new version (csr, chain); until it has one, the
+former version serves on."
     )]
     Rotate(KeyArgs),
     /// Let no version make anything new; they verify and decrypt what they made

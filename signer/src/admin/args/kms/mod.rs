@@ -59,8 +59,10 @@ pub enum KmsVerb {
 pub enum ClassVerb {
     /// Make a class; its key-encryption keys come from the pool, one for each purpose
     #[command(after_help = "Examples:
-  signer-admin kms class create everywhere --region eu --region us --purpose handshake --purpose sign --bound 1h
-  signer-admin kms class create vault --region eu --purpose wrap --hardware hardware --generated-only")]
+  signer-admin kms class create everywhere --region eu --region us --purpose handshake \\
+      --purpose sign --bound 1h
+  signer-admin kms class create vault --region eu --purpose wrap --hardware hardware \\
+      --generated-only")]
     Create(ClassCreateArgs),
     /// Change within which time a revocation holds
     #[command(after_help = "Example:
@@ -77,8 +79,8 @@ A lower bound does not shorten leases that run: until they have ended, the forme
     #[command(after_help = "Example:
   signer-admin kms class rewrap everywhere
 
-A site without the newest key-encryption keys cannot serve the class's keys afterwards. A rewrap that
-was broken off goes on when it is asked for again.")]
+A site without the newest key-encryption keys cannot serve the class's keys afterwards. A rewrap
+that was broken off goes on when it is asked for again.")]
     Rewrap(ClassNameArgs),
     /// Every class, and what is left of the pool
     List(ClientArgs),

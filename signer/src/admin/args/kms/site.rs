@@ -23,8 +23,9 @@ this process: when it ends, the response is of no use any more.")]
     Enroll(EnrollArgs),
     /// Register a site at central, or what a further ceremony has given it
     #[command(after_help = "Example:
-  signer-admin kms site add --from frankfurt-response.json --identity spiffe://example.org/signer/frankfurt \\
-      --address frankfurt.example:7443 --region eu --hardware software")]
+  signer-admin kms site add --from frankfurt-response.json \\
+      --identity spiffe://example.org/signer/frankfurt --address frankfurt.example:7443 \\
+      --region eu --hardware software")]
     Add(AddArgs),
     /// Throw a site out: it gets nothing more
     #[command(after_help = "Example:
