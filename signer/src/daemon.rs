@@ -48,11 +48,11 @@ pub enum DaemonError {
 pub fn check(path: &Path) -> Result<Vec<String>, DaemonError> {
     let config = Config::read(path)?;
     let opened = Inventory::default().open(&config, Terminal::Asked)?;
-    if let Some(section) = &config.kms {
-        kms::check(section, &opened.policy)
-            .map_err(failed("the signer cannot be a site of the KMS"))?;
-    }
-    Ok([config.warnings, opened.warnings].concat())
+    let of_kms = match &config.kms {
+        Some(section) => kms::check(section, &opened.policy).map_err(failed(NO_SITE))?,
+        None => Vec::new(),
+    };
+    Ok([config.warnings, opened.warnings, of_kms].concat())
 }
 
 /// Runs until a stop signal, and says which way it ended.
@@ -103,7 +103,7 @@ async fn serve(config: Config, reloader: Reloader) -> Result<Ended, DaemonError>
         ),
         None => None,
     };
-    // The last thing that can fail: a module must not be taken apart under a thread that works in it.
+    // Nothing but the site can fail after this: a module must not be taken apart under a thread that works in it.
     let workers = Workers::start(config.threads, config.queue_max)
         .map_err(failed("cannot start the token threads"))?;
     let kms = match &config.kms {
@@ -122,8 +122,13 @@ async fn serve(config: Config, reloader: Reloader) -> Result<Ended, DaemonError>
                 operations_max: config.limits.handshakes_max,
                 shutdown: shutdown.clone(),
             };
-            let started = Kms::start(parts).await;
-            Some(started.map_err(failed("the signer cannot be a site of the KMS"))?)
+            match Kms::start(parts).await {
+                Ok(kms) => Some(kms),
+                Err(error) => {
+                    workers.shutdown(AT_ONCE).await;
+                    return Err(failed(NO_SITE)(error));
+                }
+            }
         }
     };
     let signer = Arc::new(Signer::new(SignerParts {
@@ -137,7 +142,12 @@ async fn serve(config: Config, reloader: Reloader) -> Result<Ended, DaemonError>
         shutdown: shutdown.clone(),
     }));
     if let Some(endpoint) = metrics {
-        let metrics = Metrics::new(reloader.counters(), reloader.policy(), workers.clone());
+        let metrics = Metrics::new(
+            reloader.counters(),
+            reloader.policy(),
+            kms.clone(),
+            workers.clone(),
+        );
         tracing::info!(metrics = %endpoint.local_addr(), "metrics are served");
         tokio::spawn(endpoint.serve(metrics, shutdown.clone()));
     }
@@ -176,6 +186,7 @@ fn failed<E: Into<Box<dyn std::error::Error + Send + Sync>>>(
     }
 }
 
+const NO_SITE: &str = "the signer cannot be a site of the KMS";
 /// How long the token threads may take to end at a second signal.
 const AT_ONCE: Duration = Duration::from_millis(100);
 /// Threads of the service's own: handshakes run on the token threads.

@@ -21,6 +21,8 @@ use crate::{
 /// The readiness check.
 pub(crate) struct Health {
     policy: Shared,
+    /// The token of managed keys, which may have no site in the file.
+    managed: Option<Token>,
     last: Mutex<Option<Answer>>,
 }
 
@@ -32,9 +34,10 @@ struct Answer {
 }
 
 impl Health {
-    pub(crate) fn new(policy: Shared) -> Self {
+    pub(crate) fn new(policy: Shared, managed: Option<Token>) -> Self {
         Self {
             policy,
+            managed,
             last: Mutex::new(None),
         }
     }
@@ -49,7 +52,7 @@ impl Health {
         {
             return answer.healthy;
         }
-        let healthy = ask_each(&policy, workers, timeout).await;
+        let healthy = ask_each(&policy, self.managed.as_ref(), workers, timeout).await;
         *last = Some(Answer {
             when: Instant::now(),
             policy: Arc::downgrade(&policy),
@@ -59,7 +62,12 @@ impl Health {
     }
 }
 
-async fn ask_each(policy: &Policy, workers: &Workers, timeout: Duration) -> bool {
+async fn ask_each(
+    policy: &Policy,
+    managed: Option<&Token>,
+    workers: &Workers,
+    timeout: Duration,
+) -> bool {
     let keys: Vec<PrivateKey> = policy
         .sites()
         .flat_map(|site| &site.keys)
@@ -68,6 +76,7 @@ async fn ask_each(policy: &Policy, workers: &Workers, timeout: Duration) -> bool
     let exchanges: Vec<Token> = policy
         .sites()
         .filter_map(|site| site.exchange.clone())
+        .chain(managed.cloned())
         .collect();
     let asked = workers
         .run(Instant::now() + timeout.min(PATIENCE), move |worker| {

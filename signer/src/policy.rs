@@ -34,6 +34,24 @@ pub struct ServedSite {
     pub managed: Option<ManagedKeys>,
 }
 
+impl ServedSite {
+    /// What sealed states call this site and its key with this public part.
+    pub(crate) fn seal_id(&self, key_hash: &[u8; 32]) -> [u8; 32] {
+        let managed = self.managed.as_ref();
+        managed
+            .and_then(|keys| keys.seal_id(key_hash))
+            .unwrap_or_else(|| seal_id(&self.id, key_hash))
+    }
+
+    /// The site's name in counts. Managed keys have one together: nobody bounds how many they are.
+    pub(crate) fn counted_as(&self) -> &str {
+        match self.managed {
+            Some(_) => "managed keys",
+            None => &self.label,
+        }
+    }
+}
+
 /// A key of a site, as far as it is asked after beside handshakes.
 pub struct ServedKey {
     /// The key.
@@ -135,12 +153,19 @@ impl Policy {
         identity: &Identity,
         server_name: Option<&str>,
     ) -> Option<Arc<ServedSite>> {
-        let named = server_name.and_then(|name| {
-            let parent = name.split_once('.').map(|(_, parent)| parent);
-            self.exact.get(name).or_else(|| self.wildcard.get(parent?))
-        });
+        let named = server_name.and_then(|name| self.named(name));
         let site = named.or(self.default.as_ref())?;
         site.proxies.contains(identity).then(|| site.clone())
+    }
+
+    /// Whether a site has this name, whoever may use it. The default one has only its own.
+    pub fn has_name(&self, server_name: &str) -> bool {
+        self.named(server_name).is_some()
+    }
+
+    fn named(&self, name: &str) -> Option<&Arc<ServedSite>> {
+        let parent = name.split_once('.').map(|(_, parent)| parent);
+        self.exact.get(name).or_else(|| self.wildcard.get(parent?))
     }
 
     /// The site of a sealed state, if it still has the state's key and this identity may still use it (security rule

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use aws_lc_rs::digest;
 use keyhaven_handshake::{
     Established, Expect, RekeyBinding, RekeyError, RekeyFacts, RekeySecrets, Released, Sealer,
-    SessionKey, Site, TrafficSecret,
+    SessionKey, TrafficSecret,
 };
 use keyhaven_hsm::Worker;
 use keyhaven_types::{Direction, Identity, TlsVersion};
@@ -18,7 +18,7 @@ use keyhaven_wire::{
 };
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
-use crate::policy;
+use crate::policy::ServedSite;
 
 /// What a TLS 1.3 handshake is answered with, and what the signer keeps of it.
 pub(crate) struct LockedRelease {
@@ -53,9 +53,7 @@ impl LockError {
 pub(crate) struct ReleaseTo<'a> {
     pub(crate) handshake: HandshakeId,
     pub(crate) proxy: &'a Identity,
-    /// The site, and its name.
-    pub(crate) site: &'a Site,
-    pub(crate) site_id: [u8; 32],
+    pub(crate) served: &'a ServedSite,
     pub(crate) lifetime: Duration,
     pub(crate) now: SystemTime,
     pub(crate) sealer: &'a Sealer,
@@ -99,7 +97,7 @@ pub(crate) fn open_release(
     let connection = connection_id(unique);
     let (rekey_write, rekey_read) = match &content.rekey {
         Some(secrets) => {
-            let site = policy::seal_id(&to.site_id, &content.key_hash);
+            let site = to.served.seal_id(&content.key_hash);
             seal_both(worker, secrets, site, connection, to)?
         }
         None => (Vec::new(), Vec::new()),
@@ -139,7 +137,7 @@ fn seal_both(
         hash: secrets.hash,
         not_after: to.now + to.lifetime,
     };
-    let with = to.site.rekey_vault().map(|vault| (worker, vault));
+    let with = to.served.site.rekey_vault().map(|vault| (worker, vault));
     let seal = |direction, secret: &TrafficSecret| {
         let binding = RekeyBinding {
             connection: &connection.0,

@@ -14,6 +14,7 @@ use toml::Spanned;
 use super::{limits::in_range, raw, site};
 
 /// A valid section.
+#[derive(Debug)]
 pub struct KmsConfig {
     /// The site's name at central.
     pub site: Name,
@@ -53,6 +54,13 @@ pub(super) fn validate(
     check_token(&section.token, tokens, problems);
     if let Some(exchange) = &section.exchange_token {
         check_token(exchange, tokens, problems);
+        if section.custody_max.as_ref().map(Spanned::get_ref) == Some(&CustodyLevel::Signature) {
+            problems.warn(
+                exchange.span(),
+                "exchange_token is not used: custody_max is \"signature\"",
+                "raise custody_max, or leave exchange_token out",
+            );
+        }
     }
     let central_key = central_key(&section.central_key, problems);
     let central = centrals(section, problems);
@@ -174,9 +182,16 @@ fn centrals(section: &raw::KmsSection, problems: &mut Problems) -> Vec<Endpoint>
     }
     let mut endpoints = Vec::new();
     for central in &section.central {
+        if !is_host_and_port(central.address.get_ref()) {
+            problems.add(
+                central.address.span(),
+                format!("`{}` is no address of a central", central.address.get_ref()),
+                "write HOST:PORT, for example kms.example.org:7500",
+            );
+        }
         match central.identity.get_ref().parse::<Identity>() {
             Ok(identity) if identity.role() == Role::Central => endpoints.push(Endpoint {
-                address: central.address.clone(),
+                address: central.address.get_ref().clone(),
                 identity,
             }),
             Ok(identity) => problems.add(
@@ -192,4 +207,10 @@ fn centrals(section: &raw::KmsSection, problems: &mut Problems) -> Vec<Endpoint>
         }
     }
     endpoints
+}
+
+fn is_host_and_port(text: &str) -> bool {
+    text.rsplit_once(':').is_some_and(|(host, port)| {
+        !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port != 0)
+    })
 }

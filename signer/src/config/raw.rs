@@ -65,7 +65,7 @@ pub(super) struct KmsSection {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct CentralSection {
-    pub(super) address: String,
+    pub(super) address: Spanned<String>,
     pub(super) identity: Spanned<String>,
 }
 

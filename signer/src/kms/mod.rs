@@ -1,22 +1,31 @@
 //! The signer as a site of the KMS: what it is made of, and who may ask what of it.
 //!
 //! Operations are the intermediate's business, where else they can be done is lookup's; here they are started, asked in
-//! the name of a caller, and stopped. Invariant: role before verb.
+//! the name of a caller, and stopped. Which role may ask what is decided before, at the door. Invariant: a site that was
+//! thrown out keeps no connection.
 
+mod seals;
 mod sites;
 mod tickets;
 
-use std::sync::Arc;
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use keyhaven_handshake::{TicketDays, TicketSpec};
-use keyhaven_hsm::{Workers, managed::SiteToken};
+use keyhaven_hsm::{Profile, Token, Workers, managed::SiteToken};
 use keyhaven_kms::{
     intermediate::{Clock, Intermediate, IntermediateParts, StartError},
-    lookup::{Operate, Router, RouterParts},
+    lookup::{Counts, Operate, Router, RouterParts},
 };
 use keyhaven_service::{Caller, Credentials, Shares, shutdown::Shutdown};
-use keyhaven_types::Role;
-use keyhaven_wire::{ErrorCode, Reply, Request, kms::SiteStatus};
+use keyhaven_types::{CustodyLevel, Identity, Operation, Role};
+use keyhaven_wire::{ErrorCode, Reply, Request};
 use tokio::sync::Semaphore;
 
 use crate::{
@@ -64,6 +73,18 @@ pub enum KmsError {
         /// Why.
         source: keyhaven_hsm::Error,
     },
+    /// The level that is asked for is not reached.
+    #[error(
+        "[kms] custody_min is {min}, but token \"{token}\" reaches {reached} with these settings"
+    )]
+    BelowMinimum {
+        /// The token of exchange and schedule.
+        token: String,
+        /// What is asked for.
+        min: CustodyLevel,
+        /// What there is.
+        reached: CustodyLevel,
+    },
     /// The replica cannot be used.
     #[error(transparent)]
     Start(#[from] StartError),
@@ -74,8 +95,23 @@ pub struct Kms {
     intermediate: Intermediate,
     router: Router,
     sites: ManagedSites,
+    token: Token,
     permits: Semaphore,
     shares: Shares,
+    /// Connections of other signers, by their numbers.
+    peers: Mutex<HashMap<u64, Weak<Caller>>>,
+    /// What was applied when the last sweep began.
+    swept: AtomicU64,
+}
+
+/// How a site is, for metrics.
+pub(crate) struct KmsFacts {
+    pub(crate) applied: u64,
+    pub(crate) lease_age: Option<Duration>,
+    pub(crate) central_heard: Option<Duration>,
+    pub(crate) unwrapped: usize,
+    pub(crate) outcomes: Vec<(Operation, &'static str, u64)>,
+    pub(crate) counts: Counts,
 }
 
 impl Kms {
@@ -92,17 +128,12 @@ impl Kms {
             ..
         } = parts;
         let served = named(policy, &config.token)?;
-        let exchange = match &config.exchange_token {
-            Some(name) => named(policy, name)?,
-            None => served,
-        };
+        let exchange = exchange(config, policy, served)?;
         let token = open_token(served).await?;
-        tracing::info!(
-            site = %config.site,
-            token = served.name,
-            holds = ?token.holds().iter().map(|kek| kek.label()).collect::<Vec<_>>(),
-            "the token's class keys"
-        );
+        let holds = labels(&token);
+        if holds.is_empty() {
+            tracing::warn!("{}", no_class_keys(&served.name));
+        }
         let intermediate = Intermediate::start(IntermediateParts {
             site: config.site.clone(),
             identity: credentials.identity().clone(),
@@ -135,7 +166,9 @@ impl Kms {
         }
         tracing::info!(
             site = %config.site,
+            token = served.name,
             applied = *intermediate.applied().borrow(),
+            holds = ?holds,
             "a site of the KMS"
         );
         let sites = ManagedSites::new(sites::Ways {
@@ -147,13 +180,18 @@ impl Kms {
             profile: exchange.profile.clone(),
             tickets: parts.tickets,
             rekey_persistent: parts.rekey_persistent,
+            sites_max: config.unwrapped_max,
         });
         Ok(Arc::new(Self {
             intermediate,
             router,
             sites,
+            token: served.token.clone(),
             permits: Semaphore::new(parts.operations_max),
+            // As with handshakes: two callers with all they can ask for leave a third one room.
             shares: Shares::new(parts.operations_max * 2 / 5),
+            peers: Mutex::default(),
+            swept: AtomicU64::new(0),
         }))
     }
 
@@ -162,65 +200,114 @@ impl Kms {
         &self.sites
     }
 
+    /// The token of class keys.
+    pub fn token(&self) -> &Token {
+        &self.token
+    }
+
     /// How the site is.
-    pub fn status(&self) -> SiteStatus {
-        self.intermediate.status()
+    pub(crate) fn facts(&self) -> KmsFacts {
+        let status = self.intermediate.status();
+        KmsFacts {
+            applied: status.applied,
+            lease_age: status.lease_age_ms.map(Duration::from_millis),
+            central_heard: self.intermediate.central_heard(),
+            unwrapped: self.intermediate.unwrapped(),
+            outcomes: self.intermediate.outcomes(),
+            counts: self.router.counts(),
+        }
     }
 
-    /// What lookup and passing on have done.
-    pub fn counts(&self) -> keyhaven_kms::lookup::Counts {
-        self.router.counts()
-    }
-
-    /// Answers what is asked of a site. Whatever a role may not ask is denied before it is looked at.
-    pub(crate) async fn call(&self, caller: &Caller, request: Request) -> Reply {
-        let identity = &caller.identity;
-        let role = identity.role();
+    /// Answers what is asked of a site, by a role that may ask it.
+    pub(crate) async fn call(&self, caller: &Arc<Caller>, request: Request) -> Reply {
+        if caller.identity.role() == Role::Signer {
+            self.note(caller);
+            if self.is_thrown_out(&caller.identity) {
+                caller.close();
+                return Reply::Error(ErrorCode::Denied);
+            }
+        }
         match request {
-            Request::Operate(batch) if role != Role::Central => {
-                self.operate(caller, Operate::Here(batch)).await
-            }
-            Request::OperateSigned(batch) if role != Role::Central => {
-                self.operate(caller, Operate::Anywhere(batch)).await
-            }
-            Request::OperatePassed(passed) if role == Role::Signer && self.is_peer(caller) => {
-                self.operate(caller, Operate::Passed(passed)).await
-            }
-            Request::Lookup(lookup) if role != Role::Central => {
-                self.router.lookup(identity, &lookup).await
-            }
-            Request::Fetch(fetch) if role == Role::Signer && self.is_peer(caller) => {
-                self.intermediate.fetch_for(identity, &fetch).await
-            }
-            Request::Status if role == Role::Signer && self.is_peer(caller) => {
+            // Cheap, and a peer that gets no answer takes this site for dead.
+            Request::Status if self.is_enrolled(&caller.identity) => {
                 Reply::Status(Box::new(self.intermediate.status()))
             }
-            _ => Reply::Error(ErrorCode::Denied),
+            Request::Status => Reply::Error(ErrorCode::Denied),
+            request => self.work(caller, request).await,
         }
     }
 
-    /// Whether the caller is the signer of an enrolled site. One that was thrown out loses its connection (security rule
-    /// M3).
-    fn is_peer(&self, caller: &Caller) -> bool {
-        let table = self.intermediate.table();
-        if table.site_of(&caller.identity).is_some() {
-            return true;
-        }
-        let sites = table.sites();
-        if sites.iter().any(|site| site.identity == caller.identity) {
-            caller.close();
-        }
-        false
-    }
-
-    async fn operate(&self, caller: &Caller, operate: Operate) -> Reply {
-        let Some(_share) = self.shares.take(&caller.identity) else {
+    /// Whatever takes time, within the bounds on all callers and on this one.
+    async fn work(&self, caller: &Caller, request: Request) -> Reply {
+        let identity = &caller.identity;
+        let Some(_share) = self.shares.take(identity) else {
             return Reply::Error(ErrorCode::Busy);
         };
         let Ok(_permit) = self.permits.try_acquire() else {
             return Reply::Error(ErrorCode::Busy);
         };
-        self.router.operate(&caller.identity, operate).await
+        let router = &self.router;
+        match request {
+            Request::Operate(batch) => router.operate(identity, Operate::Here(batch)).await,
+            Request::OperateSigned(batch) => {
+                router.operate(identity, Operate::Anywhere(batch)).await
+            }
+            Request::OperatePassed(passed) if self.is_enrolled(identity) => {
+                router.operate(identity, Operate::Passed(passed)).await
+            }
+            Request::Lookup(lookup) => router.lookup(identity, &lookup).await,
+            Request::Fetch(fetch) if self.is_enrolled(identity) => {
+                self.intermediate.fetch_for(identity, &fetch).await
+            }
+            _ => Reply::Error(ErrorCode::Denied),
+        }
+    }
+
+    /// Whether an identity is the signer of a site that was not thrown out.
+    fn is_enrolled(&self, identity: &Identity) -> bool {
+        self.intermediate.table().site_of(identity).is_some()
+    }
+
+    /// Whether it was a site's and is no more. One that is not known yet may come with the next records.
+    fn is_thrown_out(&self, identity: &Identity) -> bool {
+        let is_theirs = || {
+            let sites = self.intermediate.table().sites();
+            sites.iter().any(|site| site.identity == *identity)
+        };
+        !self.is_enrolled(identity) && is_theirs()
+    }
+
+    fn note(&self, caller: &Arc<Caller>) {
+        let mut peers = self.peers();
+        peers
+            .entry(caller.connection)
+            .or_insert_with(|| Arc::downgrade(caller));
+    }
+
+    /// A connection is over.
+    pub(crate) fn closed(&self, caller: &Caller) {
+        self.peers().remove(&caller.connection);
+    }
+
+    /// After new records: ends connections of sites that were thrown out, and drops what may be used no more. Called each
+    /// second.
+    pub(crate) fn sweep(&self) {
+        let applied = self.intermediate.table().applied();
+        if self.swept.swap(applied, Ordering::Relaxed) == applied {
+            return;
+        }
+        let peers: Vec<Arc<Caller>> = self.peers().values().filter_map(Weak::upgrade).collect();
+        for peer in peers {
+            if self.is_thrown_out(&peer.identity) {
+                tracing::warn!(peer = %peer.identity, "the site was thrown out: its connection ends");
+                peer.close();
+            }
+        }
+        self.sites.forget_stale();
+    }
+
+    fn peers(&self) -> MutexGuard<'_, HashMap<u64, Weak<Caller>>> {
+        self.peers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Stops following and asking.
@@ -249,15 +336,61 @@ async fn open_token(served: &ServedToken) -> Result<SiteToken, KmsError> {
     }
 }
 
-/// Opens what a section names without starting anything, for `--check`. Blocks.
+/// The token of exchange and schedule, if managed keys can be served with it as the section says.
+fn exchange<'a>(
+    config: &KmsConfig,
+    policy: &'a Policy,
+    token: &'a ServedToken,
+) -> Result<&'a ServedToken, KmsError> {
+    let exchange = match &config.exchange_token {
+        Some(name) => named(policy, name)?,
+        None => token,
+    };
+    let reached = reached(&exchange.profile).min(config.custody_max);
+    if reached < config.custody_min {
+        return Err(KmsError::BelowMinimum {
+            token: exchange.name.clone(),
+            min: config.custody_min,
+            reached,
+        });
+    }
+    Ok(exchange)
+}
+
+/// The highest level of a token. Without keys that wrap secrets TLS 1.3 ends below `schedule`.
+fn reached(profile: &Profile) -> CustodyLevel {
+    let tls13 = match profile.vault {
+        true => profile.tls13,
+        false => profile.tls13.min(CustodyLevel::Master),
+    };
+    tls13.max(profile.tls12)
+}
+
+fn labels(token: &SiteToken) -> Vec<String> {
+    token.holds().iter().map(|kek| kek.label()).collect()
+}
+
+fn no_class_keys(token: &str) -> String {
+    format!(
+        "token \"{token}\" holds no class key, so no managed key can be used: have a ceremony bring them \
+         (`signer-admin kms site enroll`)"
+    )
+}
+
+/// Opens what a section names without starting anything, for `--check`. Blocks. Gives the warnings.
 ///
 /// # Errors
 /// [`KmsError`].
-pub fn check(config: &KmsConfig, policy: &Policy) -> Result<(), KmsError> {
+pub fn check(config: &KmsConfig, policy: &Policy) -> Result<Vec<String>, KmsError> {
     let served = named(policy, &config.token)?;
-    SiteToken::open(&served.token).map_err(|source| KmsError::Token {
+    exchange(config, policy, served)?;
+    let token = SiteToken::open(&served.token).map_err(|source| KmsError::Token {
         token: served.name.clone(),
         source,
     })?;
-    Ok(())
+    let is_bare = labels(&token).is_empty();
+    Ok(is_bare
+        .then(|| no_class_keys(&served.name))
+        .into_iter()
+        .collect())
 }

@@ -61,6 +61,6 @@ async fn renew(
 }
 
 const DAY_S: u64 = 24 * 60 * 60;
-/// How often leases and days are looked at.
-const LOOK: Duration = Duration::from_secs(5);
+/// How often leases and days are looked at: within the two seconds that central gives every site beyond a class's bound.
+const LOOK: Duration = Duration::from_secs(1);
 const RETRY: Duration = Duration::from_secs(1);

@@ -4,6 +4,7 @@
 //! ask, and shows no secret and no client.
 
 mod http;
+mod site;
 mod text;
 
 use std::{
@@ -17,6 +18,7 @@ use tokio::sync::Mutex;
 
 use crate::{
     counters::Counters,
+    kms::Kms,
     policy::{Policy, ServedToken, Shared},
 };
 
@@ -26,6 +28,7 @@ pub(crate) use http::Endpoint;
 pub(crate) struct Metrics {
     counters: Arc<Counters>,
     policy: Shared,
+    kms: Option<Arc<Kms>>,
     workers: Workers,
     /// When the tokens were asked, and which of them answered.
     asked: Mutex<Asked>,
@@ -50,10 +53,16 @@ struct TokenState {
 }
 
 impl Metrics {
-    pub(crate) fn new(counters: Arc<Counters>, policy: Shared, workers: Workers) -> Self {
+    pub(crate) fn new(
+        counters: Arc<Counters>,
+        policy: Shared,
+        kms: Option<Arc<Kms>>,
+        workers: Workers,
+    ) -> Self {
         Self {
             counters,
             policy,
+            kms,
             workers,
             asked: Mutex::default(),
         }
@@ -63,7 +72,8 @@ impl Metrics {
     pub(crate) async fn text(&self) -> String {
         let policy = self.policy.current();
         let states = self.states(&policy).await;
-        text::of(&self.counters, &policy, &states)
+        let kms = self.kms.as_ref().map(|kms| kms.facts());
+        text::of(&self.counters, &policy, &states, kms.as_ref())
     }
 
     async fn states(&self, policy: &Arc<Policy>) -> Vec<TokenState> {

@@ -8,15 +8,23 @@ use std::{
     time::UNIX_EPOCH,
 };
 
-use super::TokenState;
-use crate::{counters::Counters, policy::Policy};
+use super::{TokenState, site};
+use crate::{counters::Counters, kms::KmsFacts, policy::Policy};
 
 /// Everything that there is to tell.
-pub(super) fn of(counters: &Counters, policy: &Policy, states: &[TokenState]) -> String {
+pub(super) fn of(
+    counters: &Counters,
+    policy: &Policy,
+    states: &[TokenState],
+    kms: Option<&KmsFacts>,
+) -> String {
     let mut text = Text::default();
     of_counters(&mut text, counters);
     of_tokens(&mut text, policy, states);
     of_certificates(&mut text, policy);
+    if let Some(facts) = kms {
+        site::write(&mut text, facts);
+    }
     text.0
 }
 
@@ -161,13 +169,20 @@ fn of_certificates(text: &mut Text, policy: &Policy) {
     );
 }
 
-type Labels = Vec<(&'static str, String)>;
+pub(super) type Labels = Vec<(&'static str, String)>;
 
+/// The text as far as it is written.
 #[derive(Default)]
-struct Text(String);
+pub(super) struct Text(pub(super) String);
 
 impl Text {
-    fn family(&mut self, name: &str, kind: &str, help: &str, samples: Vec<(Labels, u64)>) {
+    pub(super) fn family(
+        &mut self,
+        name: &str,
+        kind: &str,
+        help: &str,
+        samples: Vec<(Labels, u64)>,
+    ) {
         let text = &mut self.0;
         // Writing to a text cannot fail.
         let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
@@ -235,7 +250,7 @@ mod tests {
             label: "a\\b\n\u{7}c".to_owned(),
             is_up: true,
         }];
-        let text = of(&counted(), &Policy::default(), &states);
+        let text = of(&counted(), &Policy::default(), &states, None);
         for line in [
             "keyhaven_handshakes_total{site=\"a.example\",version=\"1.3\",level=\"schedule\",resumed=\"false\"} 1",
             "keyhaven_handshakes_total{site=\"a.example\",version=\"1.3\",level=\"schedule\",resumed=\"true\"} 2",
@@ -256,7 +271,7 @@ mod tests {
 
     #[test]
     fn a_family_has_one_heading_and_ends_with_a_line() {
-        let text = of(&counted(), &Policy::default(), &[]);
+        let text = of(&counted(), &Policy::default(), &[], None);
         let mut headings: Vec<&str> = text
             .lines()
             .filter(|line| line.starts_with("# TYPE"))

@@ -20,6 +20,8 @@ pub(super) struct Fixed {
     seal: Option<Vec<u8>>,
     connection_lifetime_s: u64,
     metrics: Option<SocketAddr>,
+    /// The section in words; there is no secret in it.
+    kms: Option<String>,
     log: (LogFormat, String),
 }
 
@@ -39,6 +41,7 @@ impl Fixed {
             seal: secret.map(|secret| hash(secret.expose_secret())),
             connection_lifetime_s: config.rekey.connection_lifetime.as_secs(),
             metrics: config.metrics,
+            kms: config.kms.as_ref().map(|section| format!("{section:?}")),
             log: (config.log.format, config.log.level.get_ref().clone()),
         }
     }
@@ -56,6 +59,7 @@ impl Fixed {
                     && self.connection_lifetime_s == other.connection_lifetime_s,
             ),
             ("[metrics]", self.metrics == other.metrics),
+            ("[kms]", self.kms == other.kms),
             ("[log]", self.log == other.log),
         ]
         .into_iter()
@@ -91,6 +95,7 @@ mod tests {
             seal: None,
             connection_lifetime_s: 1,
             metrics: None,
+            kms: None,
             log: (LogFormat::Human, "info".to_owned()),
         }
     }
@@ -108,12 +113,20 @@ mod tests {
         other.identity = [2; 32];
         other.workers = (2, 1);
         other.metrics = Some(other.listen);
+        other.kms = Some("a site".to_owned());
         other.log.1.clear();
         assert_eq!(now.differences(&limits), ["[limits]"]);
         assert_eq!(now.differences(&seal).len(), 1);
         assert_eq!(
             now.differences(&other),
-            ["listen", "[identity]", "[workers]", "[metrics]", "[log]"]
+            [
+                "listen",
+                "[identity]",
+                "[workers]",
+                "[metrics]",
+                "[kms]",
+                "[log]"
+            ]
         );
     }
 }

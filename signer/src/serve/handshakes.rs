@@ -82,6 +82,7 @@ impl Signer {
                 Ok(site) => site,
                 Err(NotServed::Denied) => None,
                 Err(NotServed::Elsewhere) => return Reply::Error(ErrorCode::Unavailable),
+                Err(NotServed::Busy) => return self.busy(),
             },
             None => None,
         };
@@ -147,22 +148,25 @@ impl Signer {
         .await
     }
 
-    /// The site of a name for a caller: one of the file's, or else one with managed keys.
+    /// The site of a name for a caller: the file's by that name, or else one with managed keys, or else the file's
+    /// default. A name that the file has is never looked for among managed keys, also where this caller may not use it.
     async fn site_for(
         &self,
         caller: &Caller,
         name: Option<&str>,
     ) -> Result<Option<Arc<ServedSite>>, NotServed> {
-        if let Some(site) = self.policy.current().site_for(&caller.identity, name) {
-            return Ok(Some(site));
-        }
-        match (&self.kms, name) {
-            (Some(kms), Some(name)) => {
-                let site = kms.sites().site_for(&caller.identity, name).await?;
-                Ok(Some(site))
+        let policy = self.policy.current();
+        if let (Some(kms), Some(name)) = (&self.kms, name)
+            && !policy.has_name(name)
+        {
+            let site = kms.sites().site_for(&caller.identity, name);
+            match tokio::time::timeout(self.limits.step_timeout, site).await {
+                Ok(Err(NotServed::Denied)) => {}
+                Ok(site) => return site.map(Some),
+                Err(_) => return Err(NotServed::Elsewhere),
             }
-            _ => Ok(None),
         }
+        Ok(policy.site_for(&caller.identity, name))
     }
 
     async fn work(
@@ -180,8 +184,13 @@ impl Signer {
         let (caller, site) = (belongs.caller.clone(), belongs.site.clone());
         let (handshake, lifetime) = (belongs.handshake, self.lifetime);
         let sealer = self.sealer.clone();
+        let is_first = belongs.since.is_none();
         let done = self.workers.run(deadline, move |worker| {
+            let began = Instant::now();
             let step = step(worker);
+            if is_first && let Some(keys) = site.as_deref().and_then(|site| site.managed.as_ref()) {
+                keys.served(began.elapsed());
+            }
             let to = |site| release_to(&caller, handshake, site, lifetime, &sealer);
             finish(worker, step, site.as_deref().map(to))
         });
@@ -327,8 +336,7 @@ fn release_to<'a>(
     ReleaseTo {
         handshake,
         proxy: &caller.identity,
-        site: &site.site,
-        site_id: site.id,
+        served: site,
         lifetime,
         now: SystemTime::now(),
         sealer,
@@ -397,6 +405,10 @@ impl Belongs {
                 .site
                 .as_ref()
                 .map_or_else(String::new, |site| site.label.clone()),
+            counted_as: self
+                .site
+                .as_ref()
+                .map_or_else(String::new, |site| site.counted_as().to_owned()),
             handshake: short_name(&self.handshake),
             version: told.version,
             custody: told.custody,

@@ -4,6 +4,7 @@
 //! `outcomes`. State between requests stands in two tables and belongs to the connection that made it. One
 //! invariant: keys of a handshake leave once, and only behind the Finished-lock or after the client's Finished.
 
+mod door;
 mod handshakes;
 mod outcomes;
 
@@ -15,7 +16,7 @@ use std::{
 use keyhaven_handshake::{Custody, Handshake, Sealer, SessionKey};
 use keyhaven_hsm::Workers;
 use keyhaven_service::{Caller, Handler, Shares, shutdown::Shutdown};
-use keyhaven_types::{Identity, Role};
+use keyhaven_types::Identity;
 use keyhaven_wire::{ErrorCode, Reply, Request};
 use tokio::sync::Semaphore;
 
@@ -88,6 +89,8 @@ struct Facts {
     proxy: Identity,
     client: String,
     site: String,
+    /// The site's name in counts.
+    counted_as: String,
     handshake: String,
     version: &'static str,
     custody: Custody,
@@ -99,7 +102,7 @@ impl Facts {
     fn count(&self, counters: &Counters) {
         Counters::add(&counters.released);
         let kind = HandshakeKind {
-            site: self.site.clone(),
+            site: self.counted_as.clone(),
             version: self.version,
             level: self.custody.level,
             resumed: self.is_resumed,
@@ -143,7 +146,7 @@ impl Signer {
             shutdown,
         } = parts;
         Self {
-            health: Health::new(policy.clone()),
+            health: Health::new(policy.clone(), kms.as_ref().map(|kms| kms.token().clone())),
             policy,
             workers,
             sealer: Arc::new(sealer),
@@ -180,9 +183,27 @@ impl Signer {
             for unproven in unproven {
                 self.abort(&unproven, "no word of the outcome in time");
             }
+            if let Some(kms) = &self.kms {
+                kms.sweep();
+            }
             if seconds.is_multiple_of(60) {
                 self.log_counters();
             }
+        }
+    }
+
+    /// What is asked of a site of the KMS. Operations wait for nothing but the token: at a limit they are refused.
+    async fn ask_kms(&self, caller: &Arc<Caller>, request: Request) -> Reply {
+        let Some(kms) = &self.kms else {
+            return Reply::Error(ErrorCode::Denied);
+        };
+        let is_status = matches!(request, Request::Status);
+        if self.shutdown.is_stopping() && !is_status {
+            return self.busy();
+        }
+        match kms.call(caller, request).await {
+            Reply::Error(ErrorCode::Busy) => self.busy(),
+            reply => reply,
         }
     }
 
@@ -209,29 +230,24 @@ impl Signer {
 
 impl Handler for Signer {
     async fn call(&self, caller: Arc<Caller>, request: Request) -> Reply {
-        let is_proxy = caller.identity.role() == Role::Proxy;
+        if !door::may_ask(caller.identity.role(), &request) {
+            return Reply::Error(ErrorCode::Denied);
+        }
         match request {
-            Request::Ping => self.ping().await,
-            Request::Operate(_)
-            | Request::OperateSigned(_)
-            | Request::OperatePassed(_)
-            | Request::Lookup(_)
-            | Request::Fetch(_)
-            | Request::Status => match &self.kms {
-                Some(kms) => kms.call(&caller, request).await,
-                None => Reply::Error(ErrorCode::Denied),
-            },
-            _ if !is_proxy => Reply::Error(ErrorCode::Denied),
             Request::Start(request) => self.start(caller, request).await,
             Request::Continue(request) => self.proceed(caller, request).await,
             Request::Outcome(request) => self.outcome(&caller, &request),
             Request::Refuse(request) => self.refuse(&caller, &request),
             Request::Rekey(request) => self.rekey(caller, request).await,
-            _ => Reply::Error(ErrorCode::Denied),
+            Request::Ping => self.ping().await,
+            _ => self.ask_kms(&caller, request).await,
         }
     }
 
     fn closed(&self, caller: &Caller) {
+        if let Some(kms) = &self.kms {
+            kms.closed(caller);
+        }
         drop(lock_table(&self.waiting).drain(caller.connection));
         let unproven = lock_table(&self.released).drain(caller.connection);
         for unproven in unproven {

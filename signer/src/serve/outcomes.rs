@@ -3,24 +3,18 @@
 //! Every entry is used once: a handshake is proven or refused or aborted, and never two of them.
 
 use std::{
-    collections::HashMap,
     sync::Arc,
     time::{Instant, SystemTime},
 };
 
 use keyhaven_handshake::{RekeyBinding, RekeyError, Rekeyed as NextKey, Sealer, alert_record};
-use keyhaven_hsm::Worker;
+use keyhaven_hsm::{Vault, Worker};
 use keyhaven_service::Caller;
 use keyhaven_types::{Identity, alert};
 use keyhaven_wire::{ErrorCode, Outcome, Refuse, Rekey, Rekeyed, Reply, lock};
 
 use super::{Signer, lock_table};
-use crate::{
-    audit::error_chain,
-    counters::Counters,
-    policy::{Policy, ServedSite},
-    translate,
-};
+use crate::{audit::error_chain, counters::Counters, kms::Kms, policy::Policy, translate};
 
 impl Signer {
     pub(super) fn outcome(&self, caller: &Caller, request: &Outcome) -> Reply {
@@ -70,7 +64,7 @@ impl Signer {
     }
 
     pub(super) async fn rekey(&self, caller: Arc<Caller>, request: Rekey) -> Reply {
-        let managed = self.kms.as_ref().map(|kms| kms.sites().by_seal());
+        let managed = self.kms.clone();
         let (connection, direction, generation) =
             (request.connection, request.direction, request.generation);
         let made = if Sealer::needs_token(&request.state) {
@@ -155,18 +149,17 @@ impl Signer {
 #[derive(Clone, Copy)]
 struct Places<'a> {
     policy: &'a Policy,
-    managed: Option<&'a HashMap<[u8; 32], Arc<ServedSite>>>,
+    managed: Option<&'a Kms>,
 }
 
 impl<'a> Places<'a> {
-    /// The site, if it still has the state's key and this identity may still use it (security rule T3).
-    fn find(&self, identity: &Identity, id: &[u8; 32]) -> Option<&'a ServedSite> {
-        let managed = || {
-            let site = self.managed?.get(id)?;
-            let may = site.managed.as_ref()?.may_be_used_by(identity);
-            may.then_some(&**site)
-        };
-        self.policy.site_by_seal(identity, id).or_else(managed)
+    /// The keys in a token that open it, if there are any; nothing when the site has the state's key no more, or this
+    /// identity may not use it (security rule T3).
+    fn vault(&self, identity: &Identity, id: &[u8; 32]) -> Option<Option<&'a Vault>> {
+        if let Some(site) = self.policy.site_by_seal(identity, id) {
+            return Some(site.site.rekey_vault());
+        }
+        self.managed?.sites().vault_for(identity, id).map(Some)
     }
 }
 
@@ -189,9 +182,6 @@ fn next_key(
         binding,
         request.generation,
         &request.state,
-        |site| {
-            let site = places.find(&caller.identity, site)?;
-            Some(site.site.rekey_vault())
-        },
+        |site| places.vault(&caller.identity, site),
     )
 }

@@ -26,6 +26,8 @@ pub struct Inventory {
     own_tickets: Option<TicketKey>,
     /// What a managed ticket key gives for each day.
     ticket_days: TicketDays,
+    /// Whether a managed key seals tickets. As it was when this was opened first: only a start begins to derive them.
+    has_managed_tickets: Option<bool>,
 }
 
 /// Everything that a signer serves with.
@@ -65,6 +67,7 @@ impl Inventory {
         let mut next = Self {
             own_tickets: self.own_tickets.clone(),
             ticket_days: self.ticket_days.clone(),
+            has_managed_tickets: self.has_managed_tickets,
             ..Self::default()
         };
         for section in &config.tokens {
@@ -74,6 +77,10 @@ impl Inventory {
             }
         }
         let tickets = next.ticket_spec(config, &mut errors);
+        let ticket_key = config.kms.as_ref().map(|kms| kms.ticket_key.is_some());
+        next.has_managed_tickets = self
+            .has_managed_tickets
+            .or(Some(ticket_key.unwrap_or_default()));
         let mut policy = Policy::new(next.tokens.iter().map(OpenToken::served).collect());
         let mut facts = Vec::new();
         let mut warnings = Vec::new();
@@ -110,10 +117,11 @@ impl Inventory {
 
     fn ticket_spec(&mut self, config: &Config, errors: &mut Vec<StartError>) -> Option<TicketSpec> {
         let tickets = config.tickets.as_ref()?;
-        let is_managed = config
+        let is_asked_for = config
             .kms
             .as_ref()
             .is_some_and(|kms| kms.ticket_key.is_some());
+        let is_managed = is_asked_for && self.has_managed_tickets != Some(false);
         let key = match &tickets.secret {
             _ if is_managed => Some(TicketKey::of_days(self.ticket_days.clone())),
             Some(secret) => TicketKey::new(secret),

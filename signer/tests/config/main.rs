@@ -4,6 +4,7 @@
 use std::{fs, path::Path, process::Command};
 
 mod folder;
+mod kms;
 mod problems;
 
 use keyhaven_signer::config::Raw;
@@ -40,10 +41,12 @@ fn is_key_or_table(text: &str) -> bool {
         text.bytes()
             .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_')
     };
-    let table = text
-        .strip_prefix('[')
-        .and_then(|rest| rest.strip_suffix(']'));
-    table.is_some_and(is_word) || text.split_once(" = ").is_some_and(|(key, _)| is_word(key))
+    let inside = |text: &str, open, close| {
+        let rest = text.strip_prefix(open)?.strip_suffix(close)?;
+        Some(rest.split('.').all(is_word))
+    };
+    inside(text, "[[", "]]").or_else(|| inside(text, "[", "]")) == Some(true)
+        || text.split_once(" = ").is_some_and(|(key, _)| is_word(key))
 }
 
 #[test]
