@@ -4,6 +4,7 @@
 //! the numbers: it prints them and writes them down.
 
 mod handshake;
+mod kms;
 mod load;
 mod measure;
 mod nginx;
@@ -13,7 +14,7 @@ mod report;
 use std::{process::ExitCode, time::Duration};
 
 use clap::{Parser, Subcommand};
-use keyhaven_xtask::{interrupt::Interrupt, say, site::Algorithm};
+use keyhaven_xtask::{Error, interrupt::Interrupt, say, site::Algorithm};
 
 use crate::{handshake::Plan, measure::Extent};
 
@@ -41,30 +42,61 @@ enum What {
         #[arg(long)]
         rsa: bool,
     },
+    /// Managed keys: replication, revocation, lookups, and what they take of a machine.
+    Kms {
+        /// Managed keys.
+        #[arg(long, default_value_t = 100_000)]
+        keys: u32,
+        /// Simulated sites, beside a real one.
+        #[arg(long, default_value_t = 50)]
+        sites: u32,
+        /// Keys that are revoked, one after the other.
+        #[arg(long, default_value_t = 200)]
+        revocations: u32,
+    },
 }
 
 fn main() -> ExitCode {
-    let What::Handshake {
-        handshakes,
-        rounds,
-        only,
-        rsa,
-    } = Cli::parse().what;
-    let plan = Plan {
-        extent: Extent {
-            handshakes,
-            time: MEASUREMENT_MAX,
-        },
-        rounds,
-        only,
-        algorithm: if rsa { Algorithm::Rsa } else { Algorithm::Ec },
-    };
-    match Interrupt::listen().and_then(|interrupt| handshake::run(&plan, &interrupt)) {
+    match Interrupt::listen().and_then(|interrupt| run(Cli::parse().what, &interrupt)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             say::error(&error);
             ExitCode::FAILURE
         }
+    }
+}
+
+fn run(what: What, interrupt: &Interrupt) -> Result<(), Error> {
+    match what {
+        What::Handshake {
+            handshakes,
+            rounds,
+            only,
+            rsa,
+        } => {
+            let plan = Plan {
+                extent: Extent {
+                    handshakes,
+                    time: MEASUREMENT_MAX,
+                },
+                rounds,
+                only,
+                algorithm: if rsa { Algorithm::Rsa } else { Algorithm::Ec },
+            };
+            handshake::run(&plan, interrupt)
+        }
+        What::Kms {
+            keys,
+            sites,
+            revocations,
+        } => kms::run(
+            kms::Plan {
+                keys,
+                sites,
+                revocations,
+            },
+            interrupt,
+        ),
     }
 }
 

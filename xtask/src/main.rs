@@ -32,10 +32,8 @@ enum Verb {
     /// Side by side with peers: prints a table, writes JSON under target/bench/.
     Bench {
         /// What is measured.
-        #[arg(value_enum)]
+        #[command(subcommand)]
         what: Bench,
-        #[command(flatten)]
-        options: verbs::bench::Options,
     },
     /// Formatting, lints and the boundaries between the rooms.
     Check,
@@ -95,10 +93,12 @@ enum TlsKey {
     Ed25519,
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
+#[derive(Debug, Subcommand)]
 enum Bench {
     /// Processor time for each TLS handshake, on each module and at each level, beside nginx.
-    Handshake,
+    Handshake(verbs::bench::Options),
+    /// Managed keys: replication, revocation, lookups, and what they take of a machine.
+    Kms(verbs::bench::KmsOptions),
 }
 
 fn main() -> ExitCode {
@@ -136,8 +136,9 @@ fn run(verb: Verb) -> Result<(), Error> {
             verbs::demo::run_on(row, &options.into(), &interrupt)
         }
         Verb::Test => verbs::test::run(&interrupt),
-        Verb::Bench { what, options } => match what {
-            Bench::Handshake => verbs::bench::handshake(&options, &interrupt),
+        Verb::Bench { what } => match what {
+            Bench::Handshake(options) => verbs::bench::handshake(&options, &interrupt),
+            Bench::Kms(options) => verbs::bench::kms(&options, &interrupt),
         },
         Verb::Check => verbs::check::run(&interrupt),
         Verb::Fuzz { target, seconds } => verbs::fuzz::run(target.as_deref(), seconds, &interrupt),

@@ -16,6 +16,44 @@ use keyhaven_xtask::{
 
 use crate::row_names;
 
+/// How much of the KMS is measured.
+#[derive(Debug, clap::Args)]
+pub(crate) struct KmsOptions {
+    /// Managed keys
+    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(2..))]
+    keys: u32,
+    /// Simulated sites, beside a real one
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    sites: u32,
+    /// A first impression: 2,000 keys, 5 sites
+    #[arg(long, conflicts_with_all = ["keys", "sites"])]
+    quick: bool,
+}
+
+/// Managed keys: replication, revocation, lookups, and what they take of a machine.
+pub(crate) fn kms(options: &KmsOptions, interrupt: &Interrupt) -> Result<(), Error> {
+    step("packages", || {
+        packages::ensure(&[packages::SOFTHSM], interrupt)?;
+        packages::ensure(packages::PROTOC, interrupt)
+    })?;
+    step("build with optimisation", || {
+        Programs::build_kms(true, interrupt)?;
+        command::run(
+            cargo().args(["build", "--release", "--package", "keyhaven-bench"]),
+            interrupt,
+        )
+    })?;
+    let (keys, sites, revocations) = match options.quick {
+        true => (2000, 5, 20),
+        false => (options.keys, options.sites, 200.min(options.keys / 2)),
+    };
+    let mut bench = Command::new(target_dir().join("release/keyhaven-bench"));
+    bench.args(["kms", "--keys", &keys.to_string()]);
+    bench.args(["--sites", &sites.to_string()]);
+    bench.args(["--revocations", &revocations.to_string()]);
+    command::run(&mut bench, interrupt)
+}
+
 /// What the user chose.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
