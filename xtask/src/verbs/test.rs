@@ -63,6 +63,7 @@ pub(crate) fn run(interrupt: &Interrupt) -> Result<(), Error> {
             rehearsal::once_on(*row, interrupt)
         })?;
     }
+    step("demo --kms --once", || rehearsal::kms_once(interrupt))?;
     step("demo until Ctrl-C", || {
         rehearsal::until_interrupted(interrupt)
     })?;

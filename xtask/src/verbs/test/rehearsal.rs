@@ -32,6 +32,11 @@ pub(super) fn once_on(row: Row, interrupt: &Interrupt) -> Result<(), Error> {
     demo::run_on(row, &options(Algorithm::Ec), interrupt)
 }
 
+/// `demo --kms --once`.
+pub(super) fn kms_once(interrupt: &Interrupt) -> Result<(), Error> {
+    demo::kms::run(&options(Algorithm::Ec), interrupt)
+}
+
 fn options(algorithm: Algorithm) -> demo::Options {
     demo::Options {
         once: true,
