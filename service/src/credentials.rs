@@ -201,7 +201,7 @@ impl fmt::Display for CredentialsFile {
 
 /// Whether a role proves itself as TLS server; the others are clients.
 pub(crate) fn is_server(role: Role) -> bool {
-    role == Role::Signer
+    matches!(role, Role::Signer | Role::Central)
 }
 
 fn read(file: CredentialsFile, path: &Path) -> Result<Vec<u8>, CredentialsError> {
