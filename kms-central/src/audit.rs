@@ -16,7 +16,7 @@ pub(crate) fn changes(ask: &Ask) -> bool {
             | Ask::KeyList { .. }
             | Ask::KeyShow { .. }
             | Ask::ClassList
-            | Ask::SiteList
+            | Ask::SiteList { .. }
             | Ask::GrantList { .. }
             | Ask::Enforced { .. }
     )
@@ -94,7 +94,7 @@ fn told(ask: &Ask) -> (&'static str, String) {
         Ask::ClassList => ("class list", String::new()),
         Ask::SiteAdd(site) => ("site add", site.name.to_string()),
         Ask::SiteEvict { site } => ("site evict", site.to_string()),
-        Ask::SiteList => ("site list", String::new()),
+        Ask::SiteList { .. } => ("site list", String::new()),
         Ask::GrantSet {
             identity,
             key: of,

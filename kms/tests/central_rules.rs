@@ -7,6 +7,7 @@ mod central_kit;
 use central_kit::{Central, Fault, Store, Token, name, plan, record};
 use keyhaven_kms::central::{Acks, Step, Transaction};
 use keyhaven_types::{HardwareLevel, KeyKind, KeyState, Purpose, Replication};
+use keyhaven_wire::FRAME_BYTES_MAX;
 use keyhaven_wire::kms::{
     Held, KeyRef, Record,
     admin::{Answer, Ask, NewClass, NewKey, NewSite},
@@ -202,4 +203,33 @@ fn m5_a_site_that_was_thrown_out_may_serve_until_its_lease_ends() {
         assert!(!world.enforced(&Acks::default(), revision, 0).0);
         assert!(world.enforced(&Acks::default(), revision, 3_638_000).0);
     }
+}
+
+#[test]
+fn sites_are_listed_whole_in_answers_that_fit_a_frame() {
+    let mut world = World::new();
+    let names: Vec<String> = (0..700).map(|number| format!("site-{number:03}")).collect();
+    for site in &names {
+        world.site(site);
+    }
+    let (mut listed, mut after, mut answers) = (Vec::new(), None, 0);
+    loop {
+        answers += 1;
+        let ask = plan(Ask::SiteList { after }, 0);
+        let answer = world
+            .central
+            .ask(&world.token, &mut world.store, &ask, Fault::None)
+            .unwrap();
+        assert!(postcard::to_stdvec(&answer).unwrap().len() < FRAME_BYTES_MAX);
+        let Answer::Sites { sites, more } = answer else {
+            panic!("{answer:?}");
+        };
+        after = sites.last().map(|site| site.name.clone());
+        listed.extend(sites.into_iter().map(|site| site.name.to_string()));
+        if !more {
+            break;
+        }
+    }
+    assert_eq!(listed, names);
+    assert!(answers > 1);
 }

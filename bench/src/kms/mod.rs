@@ -167,7 +167,7 @@ async fn create(plan: Plan, admin: &Channel, interrupt: &Interrupt) -> Result<()
 
 /// Enrols the simulated sites with what the ceremony gave the real one.
 async fn enrol_crowd(plan: Plan, kms: &Kms<'_>, admin: &Channel) -> Result<(), Error> {
-    let Answer::Sites(sites) = admin.ask(Ask::SiteList).await? else {
+    let Answer::Sites { sites, .. } = admin.ask(Ask::SiteList { after: None }).await? else {
         return Err(failed("central", "it listed no sites"));
     };
     let real = sites

@@ -307,9 +307,7 @@ impl Plan {
             Ask::ClassRewrap { class } => mirror.plan_rewrap(class),
             Ask::SiteAdd(site) => mirror.plan_site(site),
             Ask::SiteEvict { site } => mirror.plan_evict(site),
-            Ask::SiteList => Ok(Step::Answer(Answer::Sites(
-                mirror.sites().cloned().collect(),
-            ))),
+            Ask::SiteList { after } => Ok(mirror.site_page(after.as_ref())),
             Ask::GrantSet {
                 identity,
                 key,

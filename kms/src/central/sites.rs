@@ -1,6 +1,6 @@
 //! Sites and grants: who holds what, and who may do what.
 
-use keyhaven_types::{Identity, KeyState, Operation, Replication, Role};
+use keyhaven_types::{Identity, KeyState, Name, Operation, Replication, Role};
 use keyhaven_wire::kms::{
     Grant, Held, KeyRef, Record, Scope, SiteRecord,
     admin::{Answer, NewSite, RefusedCode},
@@ -242,6 +242,29 @@ impl Mirror {
         Ok(Step::Write(draft))
     }
 
+    pub(super) fn site_page(&self, after: Option<&Name>) -> Step {
+        let (mut page, mut bytes, mut more) = (Vec::new(), 0, false);
+        for site in self.sites() {
+            if after.is_some_and(|after| site.name <= *after) {
+                continue;
+            }
+            bytes += 128 + site.name.as_str().len() + site.address.len();
+            bytes += site.identity.to_string().len() + site.region.as_str().len();
+            // What it holds makes most of it.
+            bytes += site
+                .holds
+                .iter()
+                .map(|held| held.class.as_str().len() + 28)
+                .sum::<usize>();
+            if bytes > PAGE_BYTES && !page.is_empty() {
+                more = true;
+                break;
+            }
+            page.push(site.clone());
+        }
+        Step::Answer(Answer::Sites { sites: page, more })
+    }
+
     pub(super) fn grant_page(
         &self,
         key: Option<&KeyRef>,
@@ -276,3 +299,5 @@ const TOLD_MAX: usize = 64;
 const TOLD_BYTES_MAX: usize = 48 * 1024;
 /// Grants of one answer.
 const PAGE: usize = 256;
+/// Sites of one answer, in bytes: three quarters of a frame.
+const PAGE_BYTES: usize = 96 * 1024;

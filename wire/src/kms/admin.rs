@@ -93,8 +93,11 @@ pub enum Ask {
         /// Which.
         site: Name,
     },
-    /// Every site.
-    SiteList,
+    /// Sites in the order of their names.
+    SiteList {
+        /// After this name.
+        after: Option<Name>,
+    },
     /// Lets an identity do operations; with none it may do nothing any more.
     GrantSet {
         /// Who.
@@ -239,7 +242,12 @@ pub enum Answer {
         pool: Vec<(Purpose, u32)>,
     },
     /// Sites.
-    Sites(Vec<SiteRecord>),
+    Sites {
+        /// Of this page.
+        sites: Vec<SiteRecord>,
+        /// Whether there are more.
+        more: bool,
+    },
     /// Grants.
     Grants {
         /// Of this page.

@@ -287,7 +287,7 @@ fn is_question(ask: &Ask) -> bool {
             | Ask::KeyList { .. }
             | Ask::KeyShow { .. }
             | Ask::ClassList
-            | Ask::SiteList
+            | Ask::SiteList { .. }
             | Ask::GrantList { .. }
             | Ask::Enforced { .. }
     )

@@ -93,6 +93,6 @@ mod tests {
 
     #[test]
     fn another_answer_is_no_success() {
-        assert!(report(Answer::Sites(Vec::new()), "done").is_err());
+        assert!(report(Answer::Csr(Vec::new()), "done").is_err());
     }
 }

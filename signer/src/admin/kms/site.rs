@@ -112,9 +112,19 @@ pub(super) fn evict(args: &EvictArgs) -> Result<Report, Failure> {
 
 /// Every site.
 pub(super) fn list(channel: &Channel) -> Result<Report, Failure> {
-    let Answer::Sites(sites) = channel.ask(&Ask::SiteList)? else {
-        return Err(other_answer());
-    };
+    let mut sites = Vec::new();
+    let mut after = None;
+    loop {
+        let Answer::Sites { sites: page, more } = channel.ask(&Ask::SiteList { after })? else {
+            return Err(other_answer());
+        };
+        after = page.last().map(|site| site.name.clone());
+        sites.extend(page);
+        // A page without a site has no last name to go on from.
+        if !more || after.is_none() {
+            break;
+        }
+    }
     let mut rows = vec![
         ["SITE", "REGION", "ADDRESS", "TOKEN", "IDENTITY", "HOLDS"]
             .map(str::to_owned)
