@@ -155,7 +155,7 @@ impl Mirror {
         Ok(())
     }
 
-    pub(super) fn plan_evict(&self, name: &keyhaven_types::Name) -> Planned {
+    pub(super) fn plan_evict(&self, name: &Name) -> Planned {
         let Some(site) = self.site(name) else {
             return refuse(
                 RefusedCode::NotFound,
