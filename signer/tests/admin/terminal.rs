@@ -123,3 +123,21 @@ fn pins_are_asked_for_and_a_new_one_is_typed_twice() {
     let (well, shown) = bench.typed("token status --token second", "4321\n");
     assert!(well && shown.contains("private keys  0"), "{shown}");
 }
+
+#[test]
+fn what_cannot_be_taken_back_is_done_only_after_its_name_was_typed() {
+    let bench = Bench::new();
+    for (verb, name) in [("era bump", "bump"), ("site evict fra", "fra")] {
+        let verb = format!("kms {verb} --client nowhere.toml");
+        let (well, shown) = bench.typed(&verb, "no\n");
+        assert!(!well && shown.contains("nothing was done"), "{shown}");
+        assert!(!shown.contains("cannot read nowhere.toml"), "{shown}");
+        // It goes on, as far as it can here.
+        let (well, shown) = bench.typed(&verb, &format!("{name}\n"));
+        assert!(
+            !well && shown.contains("cannot read nowhere.toml"),
+            "{shown}"
+        );
+        assert!(!shown.contains("nothing was done"), "{shown}");
+    }
+}
