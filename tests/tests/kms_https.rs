@@ -75,8 +75,8 @@ fn m7_a_proxy_finds_sites_that_it_was_not_told_of_and_leaves_a_dead_one() {
     let mut world = https(false);
     let edge = world.start_edge("edge", &["nyc"], "");
     assert!(edge.get(HOST).is_ok());
-    // It knows fra by lookup alone.
-    thread::sleep(Duration::from_secs(1));
+    // It knows fra by lookup alone, once nyc has measured it.
+    world.site("fra").running().wait_for_text("proxy/edge");
     world.site_mut("nyc").kill();
     let deadline = Instant::now() + Duration::from_secs(20);
     while edge.get(HOST).is_err() {
