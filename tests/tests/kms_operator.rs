@@ -1,5 +1,7 @@
 //! The operator's and a program's day with `signer-admin` alone: every verb against a real central and two real sites.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use std::fs;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
