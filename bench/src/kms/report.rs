@@ -1,184 +1,225 @@
-//! The table of the KMS's figures, and the same as JSON.
+//! The figures of managed keys: what was measured, divided by what it was for.
+//!
+//! Leaves how they are shown to the sheet, and what follows from them to `docs/scale.md`. Adds no judgement: a figure is
+//! a measurement divided by a count, or one of the times.
 
-use std::{fs, path::Path, time::Duration};
+use std::time::Duration;
 
-use keyhaven_xtask::{Error, say};
-use serde_json::{Map, Value, json};
+use keyhaven_xtask::Error;
+use serde_json::json;
 
 use super::{
-    Plan, Revoked,
-    crowd::Crowd,
-    parts::{Space, Spent},
+    Plan,
+    crowd::Came,
+    revoking::Revocations,
+    sheet::Sheet,
+    usage::{Space, Spent},
 };
 
-/// Collects figures in the order in which they are measured.
+/// Takes measurements in the order in which they are made.
 pub(crate) struct Report {
     plan: Plan,
-    lines: Vec<(String, String)>,
-    json: Map<String, Value>,
-    revoked: Vec<Revoked>,
+    /// What came of them.
+    pub(crate) sheet: Sheet,
 }
 
 impl Report {
+    /// An empty one.
     pub(crate) fn new(plan: Plan) -> Report {
         Report {
             plan,
-            lines: Vec::new(),
-            json: Map::new(),
-            revoked: Vec::new(),
+            sheet: Sheet::new(plan),
         }
     }
 
-    fn add(&mut self, name: &str, text: String, value: Value) {
-        self.lines.push((name.to_owned(), text));
-        self.json.insert(name.to_owned(), value);
-    }
-
-    pub(crate) fn created(&mut self, took: Duration, spent: Spent) {
+    /// Keys were made, and the real site took them up meanwhile.
+    pub(crate) fn made(&mut self, spent: Spent, behind: Duration) {
         let keys = f64::from(self.plan.keys);
-        let rate = keys / took.as_secs_f64();
-        let cpu = micros(spent.central) / keys;
-        let site = micros(spent.site) / keys;
-        self.add(
-            "keys made at central",
-            format!("{rate:.0}/s, {cpu:.0} µs of central's processor time each"),
-            json!({"per_s": rate, "central_us": cpu}),
+        let rate = keys / spent.took.as_secs_f64();
+        let [all, token] = [spent.central.all, spent.central.token].map(|time| micros(time) / keys);
+        self.sheet.add(
+            "made",
+            "keys made",
+            format!(
+                "{rate:.0}/s; {all:.0} µs of central each, {token:.0} of them in its token's threads"
+            ),
+            json!({"per_s": rate, "central_us": all, "central_token_us": token}),
         );
-        self.add(
-            "replication to the real site meanwhile",
-            format!("{site:.0} µs of its processor time for each key"),
-            json!({"site_us": site}),
+        let site = micros(spent.site.all) / keys;
+        let behind = behind.as_secs_f64();
+        self.sheet.add(
+            "taken_up",
+            "keys taken up by the real site",
+            format!("{site:.0} µs of the site each; the last one {behind:.2} s after it was made"),
+            json!({"site_us": site, "behind_s": behind}),
         );
+        self.sheet.phase("making keys", spent);
     }
 
-    pub(crate) fn real_site_behind(&mut self, took: Duration) {
-        let seconds = took.as_secs_f64();
-        self.add(
-            "the real site has the last key",
-            format!("{seconds:.2} s after it was made"),
-            json!(seconds),
-        );
-    }
-
+    /// Memory and disk before and after keys were made.
     pub(crate) fn space(&mut self, empty: &Space, full: &Space) {
-        let keys = u64::from(self.plan.keys);
-        let each = |full: u64, empty: u64| full.saturating_sub(empty) / keys;
-        let figures = [
-            (
-                "memory at central",
-                full.central_memory,
-                empty.central_memory,
-            ),
-            ("disk at central", full.central_disk, empty.central_disk),
-            (
-                "memory at the real site",
-                full.site_memory,
-                empty.site_memory,
-            ),
-            ("disk at the real site", full.site_disk, empty.site_disk),
+        let keys = f64::from(self.plan.keys);
+        let of = |space: &Space| {
+            [
+                space.central_memory,
+                space.central_disk,
+                space.site_memory,
+                space.site_disk,
+            ]
+        };
+        let names = [
+            ("central_memory", "memory of central"),
+            ("central_disk", "central's store"),
+            ("site_memory", "memory of the real site"),
+            ("site_disk", "the real site's replica"),
         ];
-        for (name, full, empty) in figures {
-            let (mib, each) = (full / (1 << 20), each(full, empty));
-            self.add(
+        for ((id, name), (empty, full)) in names.iter().zip(of(empty).iter().zip(of(full))) {
+            let each = full.saturating_sub(*empty) as f64 / keys;
+            self.sheet.add(
+                id,
                 name,
-                format!("{mib} MiB, {each} bytes for each key"),
+                format!(
+                    "{:.1} MiB, {:.1} when empty: {each:.0} bytes for each key",
+                    mib(full),
+                    mib(*empty)
+                ),
                 json!({"bytes": full, "empty_bytes": empty, "per_key": each}),
             );
         }
     }
 
-    pub(crate) fn replicated(&mut self, times: &[Duration], crowd: &Crowd, spent: Spent) {
-        let (records, bytes) = crowd.counted();
+    /// All simulated sites got everything from nothing.
+    pub(crate) fn replicated(
+        &mut self,
+        id: &str,
+        what: &str,
+        times: &[Duration],
+        came: Came,
+        spent: Spent,
+    ) {
         let [first, half, last] = [0.0, 0.5, 1.0].map(|at| quantile(times, at).as_secs_f64());
-        let all = records as f64 * f64::from(self.plan.sites);
-        self.add(
-            "everything to all simulated sites at once",
-            format!("first {first:.1} s, half {half:.1} s, last {last:.1} s"),
-            json!({"first_s": first, "half_s": half, "last_s": last}),
-        );
-        self.add(
-            "to each of them",
-            format!("{records} records, {} MiB", bytes / (1 << 20)),
-            json!({"records": records, "bytes": bytes}),
-        );
-        let cpu = micros(spent.central) / all;
-        self.add(
-            "a record to one site",
+        let records = came.records.max(1) as f64;
+        let rate = records / last;
+        let [central, bench] = [spent.central.all, spent.bench].map(|time| micros(time) / records);
+        self.sheet.add(
+            id,
+            &format!("to all sites at once, {what}"),
             format!(
-                "{cpu:.1} µs of central's processor time; {:.0} records/s in all",
-                all / last
+                "first {first:.1} s, half {half:.1} s, last {last:.1} s; {rate:.0} records/s; \
+                 for each record {central:.1} µs of central, {bench:.1} of the sites"
             ),
-            json!({"central_us": cpu, "per_s": all / last}),
+            json!({
+                "first_s": first, "half_s": half, "last_s": last, "records_per_s": rate,
+                "central_us": central, "sites_us": bench, "records": came.records,
+                "bytes": came.bytes, "wraps": came.wraps, "pages": came.pages,
+            }),
+        );
+        self.sheet.phase(&format!("to all sites, {what}"), spent);
+    }
+
+    /// What that is for each of them.
+    pub(crate) fn each_site(&mut self, came: Came) {
+        let sites = f64::from(self.plan.sites);
+        let [records, wraps, bytes, pages] =
+            [came.records, came.wraps, came.bytes, came.pages].map(|all| all as f64 / sites);
+        let each = bytes / f64::from(self.plan.keys);
+        self.sheet.add(
+            "each_site",
+            "to each site",
+            format!(
+                "{records:.0} records, {wraps:.0} with a wrap, {:.1} MiB in {pages:.0} answers: {each:.0} bytes for \
+                 each key",
+                bytes / MIB
+            ),
+            json!({
+                "records": records, "wraps": wraps, "bytes": bytes, "pages": pages, "bytes_per_key": each,
+            }),
         );
     }
 
-    pub(crate) fn revoked(&mut self, revoked: Revoked) {
-        self.revoked.push(revoked);
+    /// Keys were used for the first time.
+    pub(crate) fn first_used(&mut self, mut times: Vec<Duration>) {
+        times.sort_unstable();
+        self.times("first_use", "first use of a key at the real site", &times);
     }
 
-    fn revocations(&mut self) {
-        let revoked = std::mem::take(&mut self.revoked);
-        let kinds: [(&str, Vec<Duration>); 3] = [
-            (
-                "revocation committed",
-                revoked.iter().map(|r| r.committed).collect(),
-            ),
-            (
-                "known to a simulated site",
-                revoked.iter().flat_map(|r| r.known.clone()).collect(),
-            ),
-            (
-                "refused by the real site",
-                revoked.iter().map(|r| r.refused).collect(),
-            ),
-        ];
-        for (name, mut times) in kinds {
-            times.sort_unstable();
-            let [p50, p99] = [0.5, 0.99].map(|at| quantile(&times, at).as_secs_f64() * 1e3);
-            self.add(
-                name,
-                format!("p50 {p50:.1} ms, p99 {p99:.1} ms after it was asked for"),
-                json!({"p50_ms": p50, "p99_ms": p99, "samples": times.len()}),
-            );
-        }
+    /// Keys were revoked.
+    pub(crate) fn revoked(&mut self, all: &Revocations, spent: Spent) {
+        self.times("revoke_committed", "revocation committed", &all.committed);
+        self.times("revoke_known", "… known to a simulated site", &all.known);
+        self.times(
+            "revoke_known_to_all",
+            "… known to the last simulated site",
+            &all.known_to_all,
+        );
+        self.times("revoke_refused", "… refused by the real site", &all.refused);
+        let count = all.committed.len().max(1) as f64;
+        let [central, site] = [spent.central.all, spent.site.all].map(|time| micros(time) / count);
+        self.sheet.add(
+            "revoke_cost",
+            "a revocation to all sites",
+            format!("{central:.0} µs of central"),
+            json!({"central_us": central, "site_us": site}),
+        );
+        self.sheet.phase("revoking", spent);
     }
 
-    pub(crate) fn served(&mut self, what: &str, count: u32, took: Duration, spent: Spent) {
-        let rate = f64::from(count) / took.as_secs_f64();
-        let cpu = micros(spent.site) / f64::from(count);
-        self.add(
+    fn times(&mut self, id: &str, name: &str, times: &[Duration]) {
+        let [p50, p99, most] =
+            [0.5, 0.99, 1.0].map(|at| quantile(times, at).as_secs_f64() * 1000.0);
+        let samples = times.len();
+        self.sheet.add(
+            id,
+            name,
+            format!("p50 {p50:.1} ms, p99 {p99:.1} ms, most {most:.1} ms, of {samples}"),
+            json!({"p50_ms": p50, "p99_ms": p99, "most_ms": most, "samples": samples}),
+        );
+    }
+
+    /// The real site was asked things.
+    pub(crate) fn served(&mut self, id: &str, what: &str, count: u32, spent: Spent) {
+        let count = f64::from(count);
+        let rate = count / spent.took.as_secs_f64();
+        let [all, token] = [spent.site.all, spent.site.token].map(|time| micros(time) / count);
+        self.sheet.add(
+            id,
             what,
-            format!("{rate:.0}/s, {cpu:.0} µs of the site's processor time each"),
-            json!({"per_s": rate, "site_us": cpu}),
+            format!(
+                "{rate:.0}/s; {all:.1} µs of the site each, {token:.1} of them in its token's threads"
+            ),
+            json!({"per_s": rate, "site_us": all, "site_token_us": token}),
         );
+        self.sheet.phase(what, spent);
     }
 
-    pub(crate) fn print(&mut self) {
-        self.revocations();
-        let Plan { keys, sites, .. } = self.plan;
-        say::line(format!(
-            "\n{keys} keys (AES-256), 1 real and {sites} simulated sites\n"
-        ));
-        say::line("| What | Figure |\n| --- | --- |");
-        for (name, text) in &self.lines {
-            say::line(format!("| {name} | {text} |"));
+    /// A daemon was stopped and started again, or was not ready in time.
+    pub(crate) fn started_again<T>(
+        &mut self,
+        id: &str,
+        name: &str,
+        took: Duration,
+        started: &Result<T, Error>,
+    ) {
+        if let Err(error) = started {
+            return self.sheet.add(id, name, error.to_string(), json!(null));
         }
-        say::line(NOTE);
-    }
-
-    pub(crate) fn write(&self, path: &Path) -> Result<(), Error> {
-        let Plan { keys, sites, .. } = self.plan;
-        let all = json!({"keys": keys, "sites": sites, "figures": self.json});
-        fs::write(path, format!("{all:#}\n")).map_err(|source| Error::File {
-            act: "write",
-            path: path.to_owned(),
-            source,
-        })
+        let keys = f64::from(self.plan.keys);
+        let (seconds, each) = (took.as_secs_f64(), micros(took) / keys);
+        self.sheet.add(
+            id,
+            name,
+            format!("listens after {seconds:.1} s: {each:.0} µs for each key"),
+            json!({"s": seconds, "us_per_key": each}),
+        );
     }
 }
 
 fn micros(time: Duration) -> f64 {
     time.as_secs_f64() * 1e6
+}
+
+fn mib(bytes: u64) -> f64 {
+    bytes as f64 / MIB
 }
 
 /// Of sorted times.
@@ -188,14 +229,19 @@ fn quantile(times: &[Duration], at: f64) -> Duration {
     times.get(index).copied().unwrap_or_default()
 }
 
-const NOTE: &str = "
-Central, one site, their SoftHSM2 tokens and the connections are real and share one machine with the simulated sites.
-Each of these has a connection and an enrolment, follows from nothing, and leaves the records' signatures unread, which
-the real site reads. Times include the machine's load by all of them; processor times do not.";
+const MIB: f64 = 1_048_576.0;
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn report() -> Report {
+        Report::new(Plan {
+            keys: 1000,
+            sites: 4,
+            revocations: 2,
+        })
+    }
 
     #[test]
     fn a_quantile_is_one_of_the_times() {
@@ -204,5 +250,32 @@ mod tests {
         assert_eq!(quantile(&times, 0.99), Duration::from_millis(100));
         assert_eq!(quantile(&times, 1.0), Duration::from_millis(101));
         assert_eq!(quantile(&[], 0.5), Duration::ZERO);
+    }
+
+    #[test]
+    fn what_a_key_takes_is_without_what_nothing_takes() {
+        let space = |bytes| Space {
+            central_memory: bytes,
+            central_disk: bytes,
+            site_memory: bytes,
+            site_disk: bytes,
+        };
+        let mut report = report();
+        report.space(&space(10_000), &space(510_000));
+        assert_eq!(report.sheet.json()["central_disk"]["per_key"], 500.0);
+        assert_eq!(report.sheet.json()["site_memory"]["empty_bytes"], 10_000);
+    }
+
+    #[test]
+    fn a_site_gets_its_share_of_what_came_to_all() {
+        let mut report = report();
+        report.each_site(Came {
+            records: 8000,
+            wraps: 4000,
+            bytes: 4_000_000,
+            pages: 80,
+        });
+        assert_eq!(report.sheet.json()["each_site"]["records"], 2000.0);
+        assert_eq!(report.sheet.json()["each_site"]["bytes_per_key"], 1000.0);
     }
 }
