@@ -53,6 +53,14 @@ pub enum StoreError {
         /// The revision.
         at: u64,
     },
+    /// What was asked for has not come.
+    #[error(
+        "the store has not come to revision {at}: was a backup restored, or is it another cluster?"
+    )]
+    NotYet {
+        /// The revision.
+        at: u64,
+    },
     /// What is in there is not what we wrote.
     #[error("the store is damaged: {what}; restore a backup")]
     Corrupt {
@@ -64,4 +72,7 @@ pub enum StoreError {
     /// Too much at once: a mistake of ours.
     #[error("a transaction is too large for the store")]
     TooLarge,
+    /// Writes nothing, or one key twice: a mistake of ours.
+    #[error("a transaction writes nothing, or a key twice")]
+    Malformed,
 }

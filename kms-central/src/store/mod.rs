@@ -7,7 +7,7 @@ mod error;
 mod etcd;
 mod redb;
 
-use std::future::Future;
+use std::{collections::BTreeSet, future::Future};
 
 pub use error::StoreError;
 pub use etcd::{EtcdConfig, EtcdStore};
@@ -39,8 +39,23 @@ pub enum Guard {
 pub struct Txn {
     /// What must hold.
     pub guards: Vec<(Key, Guard)>,
-    /// What is written; at most [`PUTS_MAX`].
+    /// What is written, each key once; at least one, at most [`PUTS_MAX`] and [`BYTES_MAX`].
     pub puts: Vec<(Key, Vec<u8>)>,
+}
+
+impl Txn {
+    /// What one store would take and the other would not is refused by both, before it is sent.
+    fn check(&self) -> Result<(), StoreError> {
+        let bytes = |(key, value): &(Key, Vec<u8>)| key.len() + value.len();
+        if self.puts.len() > PUTS_MAX || self.puts.iter().map(bytes).sum::<usize>() > BYTES_MAX {
+            return Err(StoreError::TooLarge);
+        }
+        let keys: BTreeSet<&Key> = self.puts.iter().map(|(key, _)| key).collect();
+        if keys.is_empty() || keys.len() < self.puts.len() {
+            return Err(StoreError::Malformed);
+        }
+        Ok(())
+    }
 }
 
 /// What became of a transaction.
@@ -75,10 +90,12 @@ pub struct Event {
 /// Why a watch ended.
 #[derive(Debug, thiserror::Error)]
 pub enum WatchEnd {
-    /// The store has forgotten what it should tell: scan anew.
-    #[error("the store has forgotten changes before revision {at}")]
+    /// The store cannot tell what came since: scan anew. It was compacted, or it is behind what was asked for, since a
+    /// backup was restored. A restored store that was written past that point is not seen here, but by whoever numbers
+    /// what is written.
+    #[error("the store cannot tell of changes before revision {at}")]
     Compacted {
-        /// It knows changes from here on.
+        /// It tells of changes from here on.
         at: u64,
     },
     /// The store is away: watch again from the next revision.
@@ -91,8 +108,11 @@ pub trait StateStore: Send + Sync + 'static {
     /// Reads one value, after every transaction that was acknowledged to anybody before.
     fn get(&self, key: &[u8]) -> impl Future<Output = Result<Option<Stored>, StoreError>> + Send;
 
-    /// Reads a range in pages: from `from` to before `to`, at most `limit`. With `at`, as it was at that revision, where
-    /// the store keeps the past.
+    /// Reads a range in pages: from `from` to before `to`, at most `limit` and at least one. With `at`, as it was at that
+    /// revision. Ranges that are open behind are slow in etcd, which counts what is in them for each page.
+    ///
+    /// # Errors
+    /// [`StoreError::Forgotten`] when that revision was compacted away, [`StoreError::NotYet`] when it has not come.
     fn scan(
         &self,
         from: &[u8],
@@ -104,7 +124,7 @@ pub trait StateStore: Send + Sync + 'static {
     /// Writes.
     ///
     /// # Errors
-    /// [`StoreError::Unknown`] when it may have been done: read to find out.
+    /// [`StoreError::Unknown`] when it may have been done: read to find out. After any other nothing was written.
     fn txn(&self, txn: Txn) -> impl Future<Output = Result<Committed, StoreError>> + Send;
 
     /// Tells of every transaction from this revision of the store on.
@@ -123,7 +143,7 @@ enum Source {
 }
 
 impl Watch {
-    /// The next transaction.
+    /// The next transaction. Safe to drop and call again: nothing is lost by that.
     ///
     /// # Errors
     /// [`WatchEnd`]; the watch is then of no use any more.
@@ -188,3 +208,5 @@ impl StateStore for AnyStore {
 
 /// The most that a transaction may write: etcd takes 128 operations.
 pub const PUTS_MAX: usize = 110;
+/// The most bytes of keys and values in a transaction: etcd takes requests of 1.5 MiB.
+pub const BYTES_MAX: usize = 1_000_000;

@@ -1,7 +1,10 @@
 //! A cluster of etcd nodes, over mutual TLS.
 //!
 //! One connection a node: a read that meets a dead one goes on to the next, a write does not, since it may have been
-//! done. Whether a lock or a lease of etcd's holds is nothing that we rest on. Invariant: every write is guarded.
+//! done. Whether a lock or a lease of etcd's holds is nothing that we rest on. Invariant: a write is sent once.
+
+mod fault;
+mod watch;
 
 use std::{
     future::Future,
@@ -11,15 +14,14 @@ use std::{
 };
 
 use etcd_client::{
-    Certificate, Client, Compare, CompareOp, ConnectOptions, Error, EventType, GetOptions,
-    Identity, TlsOptions, TxnOp, WatchOptions, WatchResponse, WatchStream,
+    Certificate, Client, Compare, CompareOp, ConnectOptions, Error, GetOptions, GetResponse,
+    Identity, KvClient, TlsOptions, TxnOp, WatchClient, WatchOptions,
 };
 use tokio::time::timeout;
 
-use super::{
-    Committed, Event, Guard, Key, PUTS_MAX, Page, Source, StateStore, StoreError, Stored, Txn,
-    Watch, WatchEnd,
-};
+use self::fault::{is_transient, judge};
+pub(super) use self::watch::EtcdWatch;
+use super::{Committed, Guard, Key, Page, Source, StateStore, StoreError, Stored, Txn, Watch};
 
 /// Where the cluster is, and who we are to it.
 #[derive(Clone, Debug)]
@@ -40,11 +42,28 @@ pub struct EtcdConfig {
 
 /// The cluster.
 pub struct EtcdStore {
-    clients: Vec<Client>,
+    nodes: Vec<Node>,
     preferred: AtomicUsize,
     prefix: Vec<u8>,
     timeout: Duration,
     name: String,
+}
+
+/// One node. Clones share its connection.
+#[derive(Clone)]
+struct Node {
+    kv: KvClient,
+    watch: WatchClient,
+}
+
+impl From<Client> for Node {
+    fn from(client: Client) -> Self {
+        let (kv, watch) = (client.kv_client(), client.watch_client());
+        Self {
+            kv: kv.max_decoding_message_size(MESSAGE_BYTES_MAX),
+            watch: watch.max_decoding_message_size(MESSAGE_BYTES_MAX),
+        }
+    }
 }
 
 impl EtcdStore {
@@ -65,7 +84,7 @@ impl EtcdStore {
             read(&config.certificate)?,
             zeroize::Zeroizing::new(read(&config.key)?),
         );
-        let mut clients = Vec::new();
+        let mut nodes = Vec::new();
         for endpoint in &config.endpoints {
             let tls = TlsOptions::new()
                 .ca_certificate(Certificate::from_pem(&ca))
@@ -83,10 +102,10 @@ impl EtcdStore {
                     remedy: "check `endpoints`, `ca`, `certificate` and `key` in [store]",
                     source: source.into(),
                 })?;
-            clients.push(client);
+            nodes.push(Node::from(client));
         }
         Ok(Self {
-            clients,
+            nodes,
             preferred: AtomicUsize::new(0),
             prefix: config.prefix.clone().into_bytes(),
             timeout: config.timeout,
@@ -105,39 +124,40 @@ impl EtcdStore {
     }
 
     /// The node that answered last.
-    fn client(&self) -> (usize, Client) {
-        let at = self.preferred.load(Ordering::Relaxed) % self.clients.len();
-        (at, self.clients[at].clone())
+    fn node(&self) -> (usize, Node) {
+        let number = self.preferred.load(Ordering::Relaxed) % self.nodes.len();
+        (number, self.nodes[number].clone())
     }
 
     /// Another node from now on, if this one was the preferred one.
     fn leave(&self, at: usize) {
-        let next = (at + 1) % self.clients.len();
+        let next = (at + 1) % self.nodes.len();
         let _ = self
             .preferred
             .compare_exchange(at, next, Ordering::Relaxed, Ordering::Relaxed);
     }
 
-    /// A read: from one node after the other until one answers.
+    /// A read: from one node after the other until one answers. `at`: the revision that is asked for.
     async fn read<T, F>(
         &self,
         doing: &'static str,
-        ask: impl Fn(Client) -> F,
+        at: u64,
+        ask: impl Fn(Node) -> F,
     ) -> Result<T, StoreError>
     where
         F: Future<Output = Result<T, Error>>,
     {
         let mut last = None;
         // Twice round: an election takes longer than one refusal.
-        for _ in 0..self.clients.len() * 2 {
-            let (at, client) = self.client();
-            match timeout(self.timeout, ask(client)).await {
+        for _ in 0..self.nodes.len() * 2 {
+            let (number, node) = self.node();
+            match timeout(self.timeout, ask(node)).await {
                 Ok(Ok(answer)) => return Ok(answer),
                 Ok(Err(error)) if is_transient(&error) => last = Some(error.into()),
-                Ok(Err(error)) => return Err(judge(doing, error)),
+                Ok(Err(error)) => return Err(judge(doing, at, error)),
                 Err(elapsed) => last = Some(elapsed.into()),
             }
-            self.leave(at);
+            self.leave(number);
             tokio::time::sleep(PAUSE).await;
         }
         Err(StoreError::Unavailable {
@@ -145,15 +165,27 @@ impl EtcdStore {
             source: last.unwrap_or_else(|| "no node is configured".into()),
         })
     }
+
+    /// The cluster's revision, after everything that was acknowledged: a node may be behind what another one told.
+    async fn now(&self) -> Result<u64, StoreError> {
+        let answer = self
+            .read("reading its revision", 0, |mut node| {
+                let options = GetOptions::new().with_keys_only();
+                let key = self.prefix.clone();
+                async move { node.kv.get(key, Some(options)).await }
+            })
+            .await?;
+        Ok(header_revision(&answer))
+    }
 }
 
 impl StateStore for EtcdStore {
     async fn get(&self, key: &[u8]) -> Result<Option<Stored>, StoreError> {
         let key = self.full(key);
         let answer = self
-            .read("reading", |mut client| {
+            .read("reading", 0, |mut node| {
                 let key = key.clone();
-                async move { client.get(key, None).await }
+                async move { node.kv.get(key, None).await }
             })
             .await?;
         Ok(answer.kvs().first().map(|found| Stored {
@@ -171,15 +203,15 @@ impl StateStore for EtcdStore {
     ) -> Result<Page, StoreError> {
         let (from, to) = (self.full(from), self.full(to));
         let answer = self
-            .read("reading a range", |mut client| {
+            .read("reading a range", at.unwrap_or(0), |mut node| {
                 let mut options = GetOptions::new()
                     .with_range(to.clone())
-                    .with_limit(i64::try_from(limit).unwrap_or(i64::MAX));
+                    .with_limit(i64::try_from(limit.max(1)).unwrap_or(i64::MAX));
                 if let Some(at) = at {
                     options = options.with_revision(i64::try_from(at).unwrap_or(i64::MAX));
                 }
                 let from = from.clone();
-                async move { client.get(from, Some(options)).await }
+                async move { node.kv.get(from, Some(options)).await }
             })
             .await?;
         let items = answer.kvs().iter().map(|found| {
@@ -189,25 +221,22 @@ impl StateStore for EtcdStore {
             };
             (self.short(found.key()), stored)
         });
-        let read_at = answer
-            .header()
-            .map_or(0, |header| revision(header.revision()));
         Ok(Page {
             items: items.collect(),
-            revision: at.unwrap_or(read_at),
+            revision: at.unwrap_or_else(|| header_revision(&answer)),
             more: answer.more(),
         })
     }
 
     async fn txn(&self, txn: Txn) -> Result<Committed, StoreError> {
-        if txn.puts.len() > PUTS_MAX {
-            return Err(StoreError::TooLarge);
-        }
+        txn.check()?;
         let guards: Vec<Compare> = txn
             .guards
             .iter()
             .map(|(key, guard)| match guard {
                 Guard::Absent => Compare::create_revision(self.full(key), CompareOp::Equal, 0),
+                // etcd says 0 of what is not there, and nothing is ever written at 0.
+                Guard::At(0) => Compare::mod_revision(self.full(key), CompareOp::Less, 0),
                 Guard::At(at) => Compare::mod_revision(
                     self.full(key),
                     CompareOp::Equal,
@@ -221,21 +250,21 @@ impl StateStore for EtcdStore {
             .map(|(key, value)| TxnOp::put(self.full(&key), value, None))
             .collect();
         let request = etcd_client::Txn::new().when(guards).and_then(puts);
-        let (at, mut client) = self.client();
-        let answer = match timeout(self.timeout, client.txn(request)).await {
+        let (number, mut node) = self.node();
+        let answer = match timeout(self.timeout, node.kv.txn(request)).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(error)) => {
-                self.leave(at);
+                self.leave(number);
                 return Err(if is_transient(&error) {
                     StoreError::Unknown {
                         source: error.into(),
                     }
                 } else {
-                    judge("writing", error)
+                    judge("writing", 0, error)
                 });
             }
             Err(elapsed) => {
-                self.leave(at);
+                self.leave(number);
                 return Err(StoreError::Unknown {
                     source: elapsed.into(),
                 });
@@ -251,87 +280,28 @@ impl StateStore for EtcdStore {
     }
 
     async fn watch(&self, from: u64) -> Result<Watch, StoreError> {
+        let from = from.max(1);
+        // etcd would wait in silence until a restored cluster has written its way to that revision.
+        let now = self.now().await?;
+        if from > now + 1 {
+            let behind = EtcdWatch::behind(now + 1);
+            return Ok(Watch(Source::Etcd(Box::new(behind))));
+        }
         let options = WatchOptions::new()
             .with_prefix()
             .with_start_revision(i64::try_from(from).unwrap_or(i64::MAX));
         let stream = self
-            .read("watching", |mut client| {
+            .read("watching", from, |mut node| {
                 let (prefix, options) = (self.prefix.clone(), options.clone());
-                async move { client.watch(prefix, Some(options)).await }
+                async move { node.watch.watch(prefix, Some(options)).await }
             })
             .await?;
-        Ok(Watch(Source::Etcd(Box::new(EtcdWatch {
-            stream,
-            prefix: self.prefix.clone(),
-            ready: std::collections::VecDeque::new(),
-        }))))
+        let watch = EtcdWatch::new(stream, self.prefix.clone(), from);
+        Ok(Watch(Source::Etcd(Box::new(watch))))
     }
 
     fn describe(&self) -> String {
         self.name.clone()
-    }
-}
-
-/// A watch on the prefix.
-pub(super) struct EtcdWatch {
-    stream: WatchStream,
-    prefix: Vec<u8>,
-    /// Transactions that came in one message.
-    ready: std::collections::VecDeque<Event>,
-}
-
-impl EtcdWatch {
-    pub(super) async fn next(&mut self) -> Result<Event, WatchEnd> {
-        loop {
-            if let Some(event) = self.ready.pop_front() {
-                return Ok(event);
-            }
-            let lost = |source: Box<dyn std::error::Error + Send + Sync>| {
-                WatchEnd::Lost(StoreError::Unavailable {
-                    doing: "watching",
-                    source,
-                })
-            };
-            let message = self.stream.message().await;
-            let message = message
-                .map_err(|error| lost(error.into()))?
-                .ok_or_else(|| lost("the node ended it".into()))?;
-            if message.compact_revision() > 0 {
-                return Err(WatchEnd::Compacted {
-                    at: revision(message.compact_revision()),
-                });
-            }
-            if message.canceled() {
-                return Err(lost(message.cancel_reason().to_owned().into()));
-            }
-            self.take(&message);
-        }
-    }
-
-    /// A message may hold several transactions; each is whole in it.
-    fn take(&mut self, message: &WatchResponse) {
-        for event in message.events() {
-            let (EventType::Put, Some(pair)) = (event.event_type(), event.kv()) else {
-                // Nothing of ours is ever deleted; whoever does has the reload at the next start against him.
-                continue;
-            };
-            let at = revision(pair.mod_revision());
-            let key = pair.key().strip_prefix(self.prefix.as_slice());
-            let change = (
-                key.unwrap_or(pair.key()).to_vec(),
-                Stored {
-                    value: pair.value().to_vec(),
-                    modified: at,
-                },
-            );
-            match self.ready.back_mut() {
-                Some(last) if last.revision == at => last.changes.push(change),
-                _ => self.ready.push_back(Event {
-                    revision: at,
-                    changes: vec![change],
-                }),
-            }
-        }
     }
 }
 
@@ -340,40 +310,14 @@ fn revision(number: i64) -> u64 {
     u64::try_from(number).unwrap_or(0)
 }
 
-/// gRPC's codes by number: Cancelled 1, Unknown 2, DeadlineExceeded 4, Unavailable 14.
-fn code(error: &Error) -> Option<i32> {
-    match error {
-        Error::GRpcStatus(status) => Some(status.code() as i32),
-        _ => None,
-    }
+fn header_revision(answer: &GetResponse) -> u64 {
+    answer
+        .header()
+        .map_or(0, |header| revision(header.revision()))
 }
 
-/// Whether another node, or the same one later, may answer.
-fn is_transient(error: &Error) -> bool {
-    match error {
-        Error::TransportError(_) | Error::IoError(_) => true,
-        Error::GRpcStatus(_) => matches!(code(error), Some(1 | 2 | 4 | 14)),
-        _ => false,
-    }
-}
-
-fn judge(doing: &'static str, error: Error) -> StoreError {
-    // ResourceExhausted 8, PermissionDenied 7, Unauthenticated 16, OutOfRange 11 (compacted).
-    match code(&error) {
-        Some(8) => StoreError::Full {
-            source: error.into(),
-        },
-        Some(7 | 16) => StoreError::Denied {
-            source: error.into(),
-        },
-        Some(11) => StoreError::Forgotten { at: 0 },
-        _ => StoreError::Unavailable {
-            doing,
-            source: error.into(),
-        },
-    }
-}
-
+/// The most of one answer: a watch that catches up gets up to a thousand transactions in one message.
+const MESSAGE_BYTES_MAX: usize = 256 * 1024 * 1024;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// A node that says nothing for so long is gone.
 const KEEP_ALIVE: Duration = Duration::from_secs(3);
