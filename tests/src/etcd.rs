@@ -1,19 +1,22 @@
 //! Three real etcd nodes with mutual TLS.
 //!
 //! Starts, stops and kills them by process id, and hands out certificates. What is kept in them is the tests' business.
-//! Also used by central's own tests, so it needs nothing else of this crate.
+//! Also used by central's own tests, so it needs nothing else of this crate. Invariant: no node outlives its cluster.
+
+// Named, because central's tests include this file from elsewhere.
+#[path = "etcd/authority.rs"]
+mod authority;
+#[path = "etcd/operator.rs"]
+mod operator;
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, SanType,
-};
+use self::authority::Authority;
 
 /// Where one node is and how programs are run there.
 #[derive(Clone, Debug)]
@@ -32,6 +35,7 @@ pub struct EtcdCluster {
     dir: PathBuf,
     nodes: Vec<Node>,
     ca: Authority,
+    options: Vec<String>,
 }
 
 #[derive(Debug)]
@@ -39,11 +43,6 @@ struct Node {
     name: String,
     place: EtcdPlace,
     child: Option<Child>,
-}
-
-#[derive(Debug)]
-struct Authority {
-    issuer: Issuer<'static, KeyPair>,
 }
 
 /// Files of somebody who may talk to the cluster.
@@ -56,33 +55,33 @@ pub struct EtcdPair {
 }
 
 impl EtcdPlace {
-    /// Three nodes on loopback addresses of this process alone.
+    /// Three nodes on a loopback address of this process alone, so that no other program takes a port between the
+    /// choice and the start, or between a stop and a start.
     pub fn local() -> Vec<EtcdPlace> {
-        (0..3)
-            .map(|_| {
-                let ip = Ipv4Addr::LOCALHOST;
-                EtcdPlace {
-                    ip,
-                    prefix: Vec::new(),
-                    port: free_ports(ip),
-                }
+        let [_, high, middle, low] = std::process::id().to_be_bytes();
+        let ip = Ipv4Addr::new(127, 128 | high, middle, low);
+        // All are held until all are chosen: two nodes must not get the same.
+        let pairs: Vec<_> = (0..3).map(|_| two_ports(ip)).collect();
+        let port = |(first, _): &(TcpListener, TcpListener)| first.local_addr().map(|it| it.port());
+        pairs
+            .iter()
+            .map(|pair| EtcdPlace {
+                ip,
+                prefix: Vec::new(),
+                port: port(pair).expect("it is bound"),
             })
             .collect()
     }
 }
 
 /// A port that is free, and the next one, too.
-fn free_ports(ip: Ipv4Addr) -> u16 {
+fn two_ports(ip: Ipv4Addr) -> (TcpListener, TcpListener) {
     for _ in 0..100 {
-        let Ok(first) = TcpListener::bind((ip, 0)) else {
-            continue;
-        };
-        let port = first.local_addr().map(|address| address.port());
-        if let Ok(port) = port
-            && port < u16::MAX
-            && TcpListener::bind((ip, port + 1)).is_ok()
-        {
-            return port;
+        let first = TcpListener::bind((ip, 0)).expect("the whole of 127.0.0.0/8 is loopback");
+        let port = first.local_addr().expect("it is bound").port();
+        let next = port.checked_add(1);
+        if let Some(second) = next.and_then(|port| TcpListener::bind((ip, port)).ok()) {
+            return (first, second);
         }
     }
     panic!("no two ports are free");
@@ -94,6 +93,14 @@ impl EtcdCluster {
     /// # Panics
     /// When they do not come up.
     pub fn start(dir: &Path, places: Vec<EtcdPlace>) -> EtcdCluster {
+        EtcdCluster::start_with(dir, places, &[])
+    }
+
+    /// As [`EtcdCluster::start`], with more options for each node.
+    ///
+    /// # Panics
+    /// When they do not come up.
+    pub fn start_with(dir: &Path, places: Vec<EtcdPlace>, options: &[&str]) -> EtcdCluster {
         let dir = dir.join("etcd");
         fs::create_dir(&dir).expect("the test's folder can be written");
         let ca = Authority::new(&dir);
@@ -106,11 +113,18 @@ impl EtcdCluster {
                 child: None,
             })
             .collect();
-        let mut cluster = EtcdCluster { dir, nodes, ca };
+        let mut cluster = EtcdCluster {
+            dir,
+            nodes,
+            ca,
+            options: options.iter().map(ToString::to_string).collect(),
+        };
         for node in &cluster.nodes {
             cluster.ca.pair(&cluster.dir, &node.name, &[node.place.ip]);
         }
-        cluster.ca.pair(&cluster.dir, "central", &[]);
+        for name in ["central", ROOT] {
+            cluster.ca.pair(&cluster.dir, name, &[]);
+        }
         for number in 0..cluster.nodes.len() {
             cluster.start_node(number);
         }
@@ -131,9 +145,19 @@ impl EtcdCluster {
 
     /// Central's files.
     pub fn central(&self) -> EtcdPair {
+        self.files("central")
+    }
+
+    /// Files for somebody else whom the CA knows.
+    pub fn issue(&self, name: &str) -> EtcdPair {
+        self.ca.pair(&self.dir, name, &[]);
+        self.files(name)
+    }
+
+    fn files(&self, name: &str) -> EtcdPair {
         EtcdPair {
-            certificate: self.dir.join("central.pem"),
-            key: self.dir.join("central.key"),
+            certificate: self.dir.join(format!("{name}.pem")),
+            key: self.dir.join(format!("{name}.key")),
         }
     }
 
@@ -148,7 +172,11 @@ impl EtcdCluster {
         let node = &self.nodes[number];
         let client = format!("https://{}:{}", node.place.ip, node.place.port);
         let peer = peer_url(&node.place);
-        let log = fs::File::create(file(format!("{}.log", node.name))).expect("it can be written");
+        let log = fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(file(format!("{}.log", node.name)))
+            .expect("it can be written");
         let (certificate, key) = (
             file(format!("{}.pem", node.name)),
             file(format!("{}.key", node.name)),
@@ -190,6 +218,7 @@ impl EtcdCluster {
             .arg("--peer-trusted-ca-file")
             .arg(self.ca())
             .arg("--peer-client-cert-auth")
+            .args(&self.options)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log);
@@ -203,6 +232,14 @@ impl EtcdCluster {
     pub fn kill(&mut self, number: usize) {
         if let Some(mut child) = self.nodes[number].child.take() {
             let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    /// Ends a node as its operator does: SIGTERM, and it says goodbye to the others.
+    pub fn stop(&mut self, number: usize) {
+        self.signal(number, "-TERM");
+        if let Some(mut child) = self.nodes[number].child.take() {
             let _ = child.wait();
         }
     }
@@ -240,127 +277,6 @@ impl EtcdCluster {
             .args([name, &child.id().to_string()])
             .status();
         assert!(status.is_ok_and(|status| status.success()), "kill {name}");
-    }
-
-    /// The number of the node that leads.
-    ///
-    /// # Panics
-    /// When none does for 20 seconds.
-    pub fn leader(&self) -> usize {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            for number in 0..self.nodes.len() {
-                if self.nodes[number].child.is_none() {
-                    continue;
-                }
-                let status = self.ctl(number, &["endpoint", "status", "-w", "fields"]);
-                let text = String::from_utf8_lossy(&status.stdout).into_owned();
-                let value = |name: &str| {
-                    let line = text
-                        .lines()
-                        .find(|line| line.starts_with(&format!("\"{name}\"")))?;
-                    line.split(':').nth(1).map(|value| value.trim().to_owned())
-                };
-                if let (Some(leader), Some(me)) = (value("Leader"), value("MemberID"))
-                    && leader == me
-                    && leader != "0"
-                {
-                    return number;
-                }
-            }
-            assert!(Instant::now() < deadline, "no leader");
-            thread::sleep(Duration::from_millis(100));
-        }
-    }
-
-    /// Forgets everything before this revision.
-    pub fn compact(&self, revision: u64) {
-        let output = self.ctl(self.any(), &["compact", &revision.to_string()]);
-        assert!(
-            output.status.success(),
-            "{}",
-            String::from_utf8_lossy(&output.stderr)
-        );
-    }
-
-    /// Writes a value past central: whoever has a certificate could.
-    pub fn put(&self, key: &str, value: &str) {
-        let output = self.ctl(self.any(), &["put", key, value]);
-        assert!(
-            output.status.success(),
-            "{}",
-            String::from_utf8_lossy(&output.stderr)
-        );
-    }
-
-    /// A snapshot of the whole state.
-    pub fn snapshot(&self, file: &Path) {
-        let output = self.ctl(
-            self.any(),
-            &["snapshot", "save", &file.display().to_string()],
-        );
-        assert!(
-            output.status.success(),
-            "{}",
-            String::from_utf8_lossy(&output.stderr)
-        );
-    }
-
-    /// Replaces the state of all nodes by a snapshot; they must not run, and do afterwards.
-    pub fn restore(&mut self, file: &Path) {
-        let initial: Vec<String> = self
-            .nodes
-            .iter()
-            .map(|node| format!("{}={}", node.name, peer_url(&node.place)))
-            .collect();
-        for node in &self.nodes {
-            assert!(node.child.is_none(), "{} still runs", node.name);
-            let data = self.dir.join(format!("{}.data", node.name));
-            fs::remove_dir_all(&data).expect("the node's folder is there");
-            let output = Command::new("etcdctl")
-                .env("ETCDCTL_API", "3")
-                .args(["snapshot", "restore", &file.display().to_string()])
-                .args([
-                    "--name",
-                    &node.name,
-                    "--initial-cluster",
-                    &initial.join(","),
-                ])
-                .args(["--initial-advertise-peer-urls", &peer_url(&node.place)])
-                .args(["--data-dir", &data.display().to_string()])
-                .output()
-                .expect("etcdctl starts");
-            assert!(
-                output.status.success(),
-                "{}",
-                String::from_utf8_lossy(&output.stderr)
-            );
-        }
-        self.start_all();
-    }
-
-    fn any(&self) -> usize {
-        let running = self.nodes.iter().position(|node| node.child.is_some());
-        running.expect("a node runs")
-    }
-
-    fn ctl(&self, number: usize, arguments: &[&str]) -> Output {
-        let place = &self.nodes[number].place;
-        let central = self.central();
-        at(&place.prefix, "etcdctl")
-            .env("ETCDCTL_API", "3")
-            .arg("--endpoints")
-            .arg(format!("https://{}:{}", place.ip, place.port))
-            .arg("--cacert")
-            .arg(self.ca())
-            .arg("--cert")
-            .arg(central.certificate)
-            .arg("--key")
-            .arg(central.key)
-            .args(["--command-timeout", "5s"])
-            .args(arguments)
-            .output()
-            .expect("etcdctl starts")
     }
 
     fn wait_healthy(&self) {
@@ -404,44 +320,6 @@ fn at(prefix: &[String], program: &str) -> Command {
     }
 }
 
-impl Authority {
-    fn new(dir: &Path) -> Authority {
-        let mut params = CertificateParams::default();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        params.distinguished_name.push(DnType::CommonName, "etcd");
-        let key = KeyPair::generate().expect("a key can be made");
-        let certificate = params.self_signed(&key).expect("a CA can be made");
-        fs::write(dir.join("ca.pem"), certificate.pem()).expect("the test's folder can be written");
-        Authority {
-            issuer: Issuer::new(params, key),
-        }
-    }
-
-    /// A node's certificate is a server's and a client's, and names its address.
-    fn pair(&self, dir: &Path, name: &str, addresses: &[Ipv4Addr]) {
-        let mut params = CertificateParams::default();
-        params.distinguished_name.push(DnType::CommonName, name);
-        params.subject_alt_names = addresses
-            .iter()
-            .map(|ip| SanType::IpAddress(IpAddr::V4(*ip)))
-            .chain([SanType::DnsName("localhost".try_into().expect("a name"))])
-            .collect();
-        params.extended_key_usages = vec![
-            ExtendedKeyUsagePurpose::ServerAuth,
-            ExtendedKeyUsagePurpose::ClientAuth,
-        ];
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        let key = KeyPair::generate().expect("a key can be made");
-        let certificate = params
-            .signed_by(&key, &self.issuer)
-            .expect("it can be signed");
-        let write = |file: String, text: String| {
-            fs::write(dir.join(file), text).expect("the test's folder can be written");
-        };
-        write(format!("{name}.pem"), certificate.pem());
-        write(format!("{name}.key"), key.serialize_pem());
-    }
-}
-
+/// Whom etcd lets do everything.
+const ROOT: &str = "root";
 const PATIENCE: Duration = Duration::from_secs(30);
