@@ -122,8 +122,12 @@ pub const PROTOC: &[Need] = &[
     },
 ];
 
-/// A real etcd, for central's tests.
+/// A real etcd, and networks of its own to put it in, for central's tests.
 pub const ETCD: &[Need] = &[
+    Need {
+        sign: Sign::Program("ip"),
+        package: "iproute2",
+    },
     Need {
         sign: Sign::Program("etcd"),
         package: "etcd-server",
