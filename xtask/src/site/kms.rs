@@ -347,10 +347,11 @@ pub fn spiffe(role: &str, name: &str) -> String {
     format!("spiffe://keyhaven.test/{role}/{name}")
 }
 
-/// A loopback address for each node.
+/// A loopback address for each node, in a network of this process's own: two demos may run at once.
 fn node(number: usize, port: u16) -> SocketAddr {
-    // A demo has few nodes.
-    SocketAddr::from(([127, 77, 0, number as u8], port))
+    let [_, _, high, low] = std::process::id().to_be_bytes();
+    // A demo has few nodes, and 127.0.0.0/16 is everybody's.
+    SocketAddr::from(([127, high | 0x80, low, number as u8], port))
 }
 
 fn identity_lines(pair: &str) -> String {
