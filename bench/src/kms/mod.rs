@@ -169,14 +169,15 @@ impl<'a> Run<'a> {
 
     async fn make(&self, report: &mut Report) -> Result<(), Error> {
         say::line(format!("\n{} keys", self.plan.keys));
-        making::until_applied(SITE, self.admin.head().await?, &self.admin).await?;
+        let begin = self.admin.head().await?;
+        making::until_applied(SITE, begin, &self.admin).await?;
         let empty = self.usage.space()?;
         let before = self.usage.read()?;
         making::make(self.plan.keys, CLASS, &self.admin, self.interrupt).await?;
         let spent = self.usage.since(&before)?;
         let head = self.admin.head().await?;
         let behind = making::until_applied(SITE, head, &self.admin).await?;
-        report.made(spent, behind);
+        report.made(spent, head.saturating_sub(begin), behind);
         report.space(&empty, &self.usage.space()?);
         Ok(())
     }

@@ -32,8 +32,8 @@ impl Report {
         }
     }
 
-    /// Keys were made, and the real site took them up meanwhile.
-    pub(crate) fn made(&mut self, spent: Spent, behind: Duration) {
+    /// Keys were made in so many transactions, and the real site took them up meanwhile.
+    pub(crate) fn made(&mut self, spent: Spent, transactions: u64, behind: Duration) {
         let keys = f64::from(self.plan.keys);
         let rate = keys / spent.took.as_secs_f64();
         let [all, token] = [spent.central.all, spent.central.token].map(|time| micros(time) / keys);
@@ -41,9 +41,12 @@ impl Report {
             "made",
             "keys made",
             format!(
-                "{rate:.0}/s; {all:.0} µs of central each, {token:.0} of them in its token's threads"
+                "{rate:.0}/s in {transactions} transactions; {all:.0} µs of central each, {token:.0} of them in its \
+                 token's threads"
             ),
-            json!({"per_s": rate, "central_us": all, "central_token_us": token}),
+            json!({
+                "per_s": rate, "transactions": transactions, "central_us": all, "central_token_us": token,
+            }),
         );
         let site = micros(spent.site.all) / keys;
         let behind = behind.as_secs_f64();

@@ -20,7 +20,7 @@ use crate::row_names;
 #[derive(Debug, clap::Args)]
 pub(crate) struct KmsOptions {
     /// Managed keys
-    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(2..))]
+    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(256..))]
     keys: u32,
     /// Simulated sites, beside a real one
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1000))]
