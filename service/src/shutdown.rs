@@ -4,7 +4,13 @@
 //! itself at its start: no core dumps, as many file descriptors as it may have. Tasks must watch the tokens
 //! themselves; nothing is torn down under them before the grace is over.
 
-use std::{fmt, future::Future, io, time::Duration};
+use std::{
+    fmt,
+    future::Future,
+    io,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{
@@ -21,6 +27,8 @@ pub struct Shutdown {
     cut: CancellationToken,
     now: CancellationToken,
     tasks: TaskTracker,
+    /// How many tasks were open when the second signal came.
+    open_at_signal: Arc<OnceLock<usize>>,
 }
 
 /// Which way a daemon ended.
@@ -70,8 +78,7 @@ impl Shutdown {
                 };
                 if cut {
                     tracing::warn!(signal = name, "second signal: ending now");
-                    shutdown.now.cancel();
-                    shutdown.cut.cancel();
+                    shutdown.end_now();
                 } else {
                     tracing::info!(signal = name, "stopping");
                     shutdown.stop();
@@ -84,6 +91,13 @@ impl Shutdown {
     /// Says "stop".
     pub fn stop(&self) {
         self.stop.cancel();
+    }
+
+    /// Cuts everything. Counts before: what is cut may end at once, and was not finished.
+    fn end_now(&self) {
+        self.open_at_signal.get_or_init(|| self.tasks.len());
+        self.now.cancel();
+        self.cut.cancel();
     }
 
     /// Whether "stop" was said.
@@ -126,11 +140,14 @@ impl Shutdown {
         self.tasks.close();
         let why = tokio::select! {
             biased;
-            () = self.tasks.wait() => return Ended::Clean,
+            () = self.tasks.wait() => return self.ended(),
             () = self.at_once() => Cause::Signal,
             () = sleep(grace) => Cause::Grace,
         };
-        let open = self.tasks.len();
+        let open = match why {
+            Cause::Signal => self.open_at_signal(),
+            Cause::Grace => self.tasks.len(),
+        };
         self.cut.cancel();
         let is_over = async {
             tokio::select! {
@@ -147,6 +164,21 @@ impl Shutdown {
             ),
         }
         Ended::Cut { open, why }
+    }
+
+    /// How it went when all tasks have ended within the grace: by themselves, or because a second signal cut them.
+    fn ended(&self) -> Ended {
+        match self.open_at_signal() {
+            0 => Ended::Clean,
+            open => Ended::Cut {
+                open,
+                why: Cause::Signal,
+            },
+        }
+    }
+
+    fn open_at_signal(&self) -> usize {
+        self.open_at_signal.get().copied().unwrap_or(0)
     }
 }
 
@@ -258,12 +290,24 @@ mod tests {
     async fn a_second_signal_waits_for_nobody() {
         let shutdown = Shutdown::new();
         shutdown.spawn(std::future::pending::<()>());
-        shutdown.now.cancel();
+        shutdown.end_now();
         let hour = Duration::from_secs(3600);
         let ended = timeout(CUT_TIMEOUT, shutdown.finish(hour)).await.unwrap();
         let why = Cause::Signal;
         assert_eq!(ended, Ended::Cut { open: 1, why });
         assert!(ended.to_string().contains("second signal"));
+    }
+
+    #[tokio::test]
+    async fn what_ends_when_a_second_signal_cuts_it_was_not_finished() {
+        let shutdown = Shutdown::new();
+        let cut = shutdown.cut_token();
+        let task = shutdown.spawn(async move { cut.cancelled().await });
+        shutdown.end_now();
+        task.await.unwrap();
+        let ended = shutdown.finish(Duration::from_secs(3600)).await;
+        let why = Cause::Signal;
+        assert_eq!(ended, Ended::Cut { open: 1, why });
     }
 
     #[tokio::test]
