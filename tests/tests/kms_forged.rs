@@ -246,3 +246,21 @@ fn m12_a_site_that_was_thrown_out_gets_nothing_more() {
     let shown = world.admin(&["kms", "key", "show", "orders"]).to_string();
     assert!(shown.contains("\"epoch\":2"), "{shown}");
 }
+
+#[test]
+fn m12_a_site_that_was_thrown_out_keeps_no_connection() {
+    let mut world = world()
+        .class(Class::new("all", &["eu", "us"]))
+        .site("fra", "eu")
+        .site("nyc", "us")
+        .start();
+    world.site_mut("nyc").kill();
+    // What was nyc's signer asks once, and then says nothing more.
+    let pair = world.site("nyc").pair.clone();
+    let mut peer = Kms::connect(world.site("fra").address, &pair);
+    assert!(peer.status().is_some());
+    world.admin(&["kms", "site", "evict", "nyc", "--yes"]);
+    let fra = world.site("fra").running();
+    fra.wait_for_text("the site was thrown out: its connection ends");
+    assert!(peer.try_ask(&Request::Status).is_err());
+}
