@@ -11,7 +11,7 @@ mod nginx;
 mod place;
 mod report;
 
-use std::{process::ExitCode, time::Duration};
+use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{Parser, Subcommand};
 use keyhaven_xtask::{Error, interrupt::Interrupt, say, site::Algorithm};
@@ -53,6 +53,9 @@ enum What {
         /// Keys that are revoked, one after the other.
         #[arg(long, default_value_t = 200)]
         revocations: u32,
+        /// Lines for `[store]` of central's configuration.
+        #[arg(long)]
+        store: Option<PathBuf>,
     },
 }
 
@@ -89,12 +92,14 @@ fn run(what: What, interrupt: &Interrupt) -> Result<(), Error> {
             keys,
             sites,
             revocations,
+            store,
         } => kms::run(
             kms::Plan {
                 keys,
                 sites,
                 revocations,
             },
+            store.as_deref(),
             interrupt,
         ),
     }

@@ -11,9 +11,13 @@ mod report;
 mod revoking;
 mod serving;
 mod sheet;
+mod store;
 mod usage;
 
-use std::time::{Duration, Instant};
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use keyhaven_types::Operation;
 use keyhaven_xtask::{
@@ -44,12 +48,16 @@ pub(crate) struct Plan {
     pub(crate) revocations: u32,
 }
 
-/// Measures everything, prints the tables and writes them down.
-pub(crate) fn run(plan: Plan, interrupt: &Interrupt) -> Result<(), Error> {
+/// Measures everything, prints the tables and writes them down. Central keeps its state in a file of its own, or where
+/// the lines in `store` say.
+pub(crate) fn run(plan: Plan, store: Option<&Path>, interrupt: &Interrupt) -> Result<(), Error> {
     let plan = plan.checked()?;
     let programs = Programs::built(true);
     let folder = Folder::take(&target_dir().join("bench/kms"))?;
     let kms = Kms::prepare(&folder, &programs, &[(SITE, REGION)], interrupt)?;
+    if let Some(lines) = store {
+        store::put(lines, &folder)?;
+    }
     let central = kms.start_central(interrupt)?;
     let site = begin_site(&kms, interrupt)?;
     let mut report = Report::new(plan);
@@ -59,7 +67,7 @@ pub(crate) fn run(plan: Plan, interrupt: &Interrupt) -> Result<(), Error> {
         let usage = Usage {
             central: &central,
             site: &site,
-            store: folder.kms("store.redb"),
+            store: store.is_none().then(|| folder.kms("store.redb")),
             replica: folder.kms(&format!("{SITE}.redb")),
         };
         let run = Run::open(plan, &kms, usage, interrupt).await?;

@@ -62,29 +62,40 @@ impl Report {
     /// Memory and disk before and after keys were made.
     pub(crate) fn space(&mut self, empty: &Space, full: &Space) {
         let keys = f64::from(self.plan.keys);
-        let of = |space: &Space| {
-            [
-                space.central_memory,
-                space.central_disk,
-                space.site_memory,
-                space.site_disk,
-            ]
-        };
-        let names = [
-            ("central_memory", "memory of central"),
-            ("central_disk", "central's store"),
-            ("site_memory", "memory of the real site"),
-            ("site_disk", "the real site's replica"),
+        let figures = [
+            (
+                "central_memory",
+                "memory of central",
+                Some((empty.central_memory, full.central_memory)),
+            ),
+            (
+                "central_disk",
+                "central's store",
+                empty.central_disk.zip(full.central_disk),
+            ),
+            (
+                "site_memory",
+                "memory of the real site",
+                Some((empty.site_memory, full.site_memory)),
+            ),
+            (
+                "site_disk",
+                "the real site's replica",
+                Some((empty.site_disk, full.site_disk)),
+            ),
         ];
-        for ((id, name), (empty, full)) in names.iter().zip(of(empty).iter().zip(of(full))) {
-            let each = full.saturating_sub(*empty) as f64 / keys;
+        for (id, name, bytes) in figures {
+            let Some((empty, full)) = bytes else {
+                continue;
+            };
+            let each = full.saturating_sub(empty) as f64 / keys;
             self.sheet.add(
                 id,
                 name,
                 format!(
                     "{:.1} MiB, {:.1} when empty: {each:.0} bytes for each key",
                     mib(full),
-                    mib(*empty)
+                    mib(empty)
                 ),
                 json!({"bytes": full, "empty_bytes": empty, "per_key": each}),
             );
@@ -259,7 +270,7 @@ mod tests {
     fn what_a_key_takes_is_without_what_nothing_takes() {
         let space = |bytes| Space {
             central_memory: bytes,
-            central_disk: bytes,
+            central_disk: Some(bytes),
             site_memory: bytes,
             site_disk: bytes,
         };
@@ -267,6 +278,10 @@ mod tests {
         report.space(&space(10_000), &space(510_000));
         assert_eq!(report.sheet.json()["central_disk"]["per_key"], 500.0);
         assert_eq!(report.sheet.json()["site_memory"]["empty_bytes"], 10_000);
+        let (mut none, mut report) = (space(10_000), Report::new(report.plan));
+        none.central_disk = None;
+        report.space(&none, &none);
+        assert!(!report.sheet.json().contains_key("central_disk"));
     }
 
     #[test]

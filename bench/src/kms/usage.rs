@@ -17,8 +17,8 @@ use super::channel::failed;
 pub(crate) struct Usage<'a> {
     pub(crate) central: &'a Daemon,
     pub(crate) site: &'a Daemon,
-    /// Central's store.
-    pub(crate) store: PathBuf,
+    /// Central's store, when it is a file.
+    pub(crate) store: Option<PathBuf>,
     /// The site's replica.
     pub(crate) replica: PathBuf,
 }
@@ -59,7 +59,8 @@ pub(crate) struct Spent {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Space {
     pub(crate) central_memory: u64,
-    pub(crate) central_disk: u64,
+    /// None when the store is no file.
+    pub(crate) central_disk: Option<u64>,
     pub(crate) site_memory: u64,
     pub(crate) site_disk: u64,
 }
@@ -101,7 +102,7 @@ impl Usage<'_> {
     pub(crate) fn space(&self) -> Result<Space, Error> {
         Ok(Space {
             central_memory: resident(self.central)?,
-            central_disk: size(&self.store)?,
+            central_disk: self.store.as_deref().map(size).transpose()?,
             site_memory: resident(self.site)?,
             site_disk: size(&self.replica)?,
         })

@@ -2,7 +2,7 @@
 //!
 //! The measuring itself is `bench/`. This file installs the peers and starts it.
 
-use std::process::Command;
+use std::{path::PathBuf, process::Command};
 
 use keyhaven_xtask::{
     Error,
@@ -28,6 +28,10 @@ pub(crate) struct KmsOptions {
     /// A first impression: 2,000 keys, 5 sites
     #[arg(long, conflicts_with_all = ["keys", "sites"])]
     quick: bool,
+    /// Lines for `[store]` of central's configuration, instead of a file of its own: an etcd that runs, with absolute
+    /// paths and a prefix that has nothing yet
+    #[arg(long, value_name = "FILE")]
+    store: Option<PathBuf>,
 }
 
 /// Managed keys: replication, revocation, lookups, and what they take of a machine.
@@ -51,6 +55,9 @@ pub(crate) fn kms(options: &KmsOptions, interrupt: &Interrupt) -> Result<(), Err
     bench.args(["kms", "--keys", &keys.to_string()]);
     bench.args(["--sites", &sites.to_string()]);
     bench.args(["--revocations", &revocations.to_string()]);
+    if let Some(store) = &options.store {
+        bench.arg("--store").arg(store);
+    }
     command::run(&mut bench, interrupt)
 }
 
