@@ -71,15 +71,14 @@ impl<'a> Loader<'a> {
         Ok((self.view, self.at))
     }
 
-    /// Everything below a prefix. A range that holds more than a page is split by its next character: a page of an open
+    /// Everything below a prefix. A range of ids that holds more than a page is split by its next digit: a page of an open
     /// range costs etcd a count of all that is behind it.
     async fn prefix(&mut self, prefix: Vec<u8>) -> Result<(), StoreError> {
         let mut open = vec![prefix];
         while let Some(prefix) = open.pop() {
             let end = end_of(&prefix);
             let page = self.page(&prefix, &end).await?;
-            let is_split = page.more && prefix.len() < SPLIT_LEN_MAX;
-            if is_split {
+            if page.more && is_split(&prefix) {
                 open.extend(NEXT.bytes().map(|next| [&prefix[..], &[next]].concat()));
                 continue;
             }
@@ -211,6 +210,15 @@ impl Follower {
     }
 }
 
+/// Whether a range is read in parts. What follows must be an id's digit: keys, versions, and grants of keys are many;
+/// names of classes and sites, and grants of a server, are read page by page.
+fn is_split(prefix: &[u8]) -> bool {
+    let is_of_ids = [b"k/", b"v/", b"g/"]
+        .iter()
+        .any(|of| prefix.starts_with(*of));
+    is_of_ids && !prefix.starts_with(b"g/s") && prefix.len() < SPLIT_LEN_MAX
+}
+
 fn last_of(page: &Page) -> Option<Vec<u8>> {
     page.items.last().map(|(key, _)| key.clone())
 }
@@ -233,8 +241,23 @@ fn end_of(prefix: &[u8]) -> Vec<u8> {
 const PAGE: usize = 250;
 /// Heads of one page, at some 150 bytes.
 const HEADS_PAGE: u64 = 250;
-/// What may follow a prefix that is split: the digits of an id, or `server`.
+/// What may follow a prefix that is split: the digits of an id, or the `server` of `g/server/`.
 const NEXT: &str = "0123456789abcdefs";
 /// `k/` and six digits.
 const SPLIT_LEN_MAX: usize = 8;
 const PAUSE: Duration = Duration::from_millis(300);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_range_is_split_only_where_an_id_follows() {
+        for prefix in ["k/", "v/", "g/", "k/0a", "g/12345"] {
+            assert!(is_split(prefix.as_bytes()), "{prefix}");
+        }
+        for prefix in ["c/", "s/", "s/n", "g/s", "g/se", "h/", "k/123456"] {
+            assert!(!is_split(prefix.as_bytes()), "{prefix}");
+        }
+    }
+}

@@ -57,6 +57,8 @@ pub(crate) enum Alarm {
     History(Name),
     /// The store's history went back while this process looked.
     WentBack,
+    /// Single records of the store went back while this process looked.
+    PutBack,
 }
 
 impl View {
@@ -137,6 +139,8 @@ impl Shared {
             (before, view.mirror.head_or_none())
         };
         if now.era > before.era {
+            // What was said was said of another history.
+            self.acks().forget();
             // Going back was meant.
             self.clear(&Alarm::WentBack);
         }
@@ -148,14 +152,32 @@ impl Shared {
     }
 
     /// Everything anew.
-    pub(crate) fn replace(&self, view: View) {
+    pub(crate) fn replace(&self, mut view: View) {
         let now = view.mirror.head_or_none();
-        let before = {
+        let (before, put_back) = {
             let mut held = self.0.view.write().unwrap_or_else(PoisonError::into_inner);
             let before = held.mirror.head_or_none();
+            let is_further = now.era == before.era && now.revision >= before.revision;
+            let put_back = match is_further {
+                true => view.mirror.keep_newer(&held.mirror),
+                false => Vec::new(),
+            };
             *held = view;
-            before
+            (before, put_back)
         };
+        if let Some(first) = put_back.first() {
+            let what = format!(
+                "the store has older records than it had, or none, in {} places, {} among them: who else writes to it? What \
+                 was known is served",
+                put_back.len(),
+                store_key::name(first)
+            );
+            tracing::error!(target: "audit", event = "record-put-back", what);
+            self.raise(Alarm::PutBack, what);
+        }
+        if (now.era, now.revision) < (before.era, before.revision) || now.era > before.era {
+            self.acks().forget();
+        }
         if (now.era, now.revision) < (before.era, before.revision) {
             let what = format!(
                 "the store went back from revision {} to {}: was a backup restored?",

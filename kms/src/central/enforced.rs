@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use keyhaven_types::Name;
 use keyhaven_wire::kms::{
-    Record,
+    Record, Scope,
     admin::{Answer, SiteLag},
 };
 
@@ -43,6 +43,11 @@ impl Acks {
         heard.leased_ms = Some(now_ms);
     }
 
+    /// Forgets everything: history went back, or began anew, and what was said was said of another one.
+    pub fn forget(&mut self) {
+        self.0.clear();
+    }
+
     /// What one site said last.
     pub fn of(&self, site: &Name) -> Option<&Heard> {
         self.0.get(site)
@@ -57,7 +62,9 @@ impl Mirror {
         let lasts_ms = |revision| u64::from(self.bound_of(revision)) * 1010 + 2000;
         let left_ms = |revision: u64| lasts_ms(revision).saturating_sub(age_ms(revision));
         let (mut waiting_for, mut at_most_ms) = (Vec::new(), 0);
-        for site in self.sites().filter(|site| !site.holds.is_empty()) {
+        // What needs no key is done by sites without keys, too.
+        let is_any = self.is_of_servers(revision);
+        for site in self.sites().filter(|site| is_any || !site.holds.is_empty()) {
             let has_it = acks
                 .of(&site.name)
                 .is_some_and(|heard| heard.applied >= revision);
@@ -102,7 +109,18 @@ impl Mirror {
                 Some((before, until_ms)) if until_ms > committed_ms => class.bound_s.max(before),
                 _ => class.bound_s,
             });
-        bounds.max().unwrap_or(0)
+        let least = if self.is_of_servers(revision) {
+            SERVER_BOUND_S
+        } else {
+            0
+        };
+        bounds.max().unwrap_or(0).max(least)
+    }
+
+    /// Whether a revision wrote a grant of what needs no key.
+    fn is_of_servers(&self, revision: u64) -> bool {
+        self.written_by(revision)
+            .any(|record| matches!(record, Record::Grant(grant) if grant.scope == Scope::Server))
     }
 
     /// How far each site is, in the order of their names.
@@ -123,3 +141,6 @@ impl Mirror {
             .collect()
     }
 }
+
+/// How long a site does what needs no key after its last lease, in seconds.
+const SERVER_BOUND_S: u32 = 60 * 60;

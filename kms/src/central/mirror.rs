@@ -127,6 +127,26 @@ impl Mirror {
         self.insert(key.to_vec(), Item { entry, record })
     }
 
+    /// Keeps what another mirror of the same history knows better: nothing in it is ever deleted or made older. Gives the
+    /// store keys of such records.
+    pub fn keep_newer(&mut self, other: &Mirror) -> Vec<StoreKey> {
+        let revision = |item: &Item| store_key::revision_of(&item.record).unwrap_or(0);
+        let newer = other.items.iter().filter(|(key, item)| {
+            let known = self.items.get(*key).map_or(0, revision);
+            known < revision(item)
+        });
+        let newer: Vec<_> = newer
+            .map(|(key, item)| (key.clone(), item.clone()))
+            .collect();
+        let mut kept = Vec::new();
+        for (key, item) in newer {
+            if self.insert(key.clone(), item).is_ok() {
+                kept.push(key);
+            }
+        }
+        kept
+    }
+
     fn take_head(&mut self, head: Head, signed: Signed) -> Result<(), Distrust> {
         if let Some((known, _)) = &self.head
             && (head.era, head.revision) < (known.era, known.revision)
