@@ -11,6 +11,7 @@ use keyhaven_wire::FRAME_BYTES_MAX;
 use keyhaven_wire::kms::{
     Held, KeyRef, Record,
     admin::{Answer, Ask, NewClass, NewKey, NewSite},
+    chain_digest,
 };
 
 struct World {
@@ -232,4 +233,77 @@ fn sites_are_listed_whole_in_answers_that_fit_a_frame() {
     }
     assert_eq!(listed, names);
     assert!(answers > 1);
+}
+
+#[test]
+fn a_revocation_of_many_certificates_goes_in_transactions_that_fit_a_frame() {
+    let mut world = World::new();
+    world.create("shop");
+    let key = KeyRef::Name(name("shop"));
+    for number in 0..20 {
+        let rotate = plan(Ask::KeyRotate { key: key.clone() }, 1000 + number);
+        let mut step = rotate.begin(&world.central.mirror).unwrap();
+        if let Step::Work(work) = step {
+            step = rotate
+                .go_on(&world.central.mirror, world.token.work(work))
+                .unwrap();
+        }
+        let Step::Write(mut draft) = step else {
+            panic!("{step:?}");
+        };
+        for (record, parts) in &mut draft.records {
+            if let (Record::Version(manifest), Some(parts)) = (record, parts) {
+                parts.chain = vec![vec![0; 15_000]];
+                manifest.chain = chain_digest(&parts.chain);
+            }
+        }
+        let mut transaction = Transaction::default();
+        transaction.add(draft).unwrap();
+        world
+            .central
+            .write(&world.token, &mut world.store, &transaction);
+    }
+    let before = world.store.log.len();
+    world.revoke("shop");
+    let revoked = &world.store.log[before..];
+    assert!(revoked.len() > 1, "one transaction is too large");
+    for puts in revoked {
+        let bytes: usize = puts.iter().map(|(_, value)| value.len()).sum();
+        assert!(bytes < FRAME_BYTES_MAX / 2, "{bytes} bytes");
+    }
+    let all_are = world.store.entries().all(|(_, entry)| {
+        !matches!(record(&entry), Record::Version(manifest) if manifest.state != KeyState::Revoked)
+    });
+    assert!(all_are);
+}
+
+#[test]
+fn m4_a_record_that_was_put_back_does_not_replace_what_was_known() {
+    let mut world = World::new();
+    world.site("fra");
+    let at = b"s/fra".to_vec();
+    let old = world.store.data[&at].clone();
+    world.change(Ask::SiteEvict { site: name("fra") });
+    // Whoever can write to the store puts the former record back, and central reads everything anew.
+    let mut tampered = world.store.clone();
+    tampered.data.insert(at.clone(), old);
+    let mut anew = Central::start(&world.token, &tampered);
+    let is_evicted = |central: &Central| central.mirror.site(&name("fra")).unwrap().evicted;
+    assert!(!is_evicted(&anew));
+    assert_eq!(anew.mirror.keep_newer(&world.central.mirror), [at]);
+    assert!(is_evicted(&anew));
+    assert_eq!(anew.mirror.keep_newer(&world.central.mirror).len(), 0);
+}
+
+#[test]
+fn m5_what_was_said_of_another_history_is_forgotten() {
+    let mut world = World::new();
+    world.site("fra");
+    world.create("orders");
+    let mut acks = Acks::default();
+    acks.followed(&name("fra"), 1000, 0);
+    let revision = world.revoke("orders");
+    assert!(world.enforced(&acks, revision, 0).0);
+    acks.forget();
+    assert!(!world.enforced(&acks, revision, 0).0);
 }

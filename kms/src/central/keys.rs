@@ -10,6 +10,7 @@ use keyhaven_wire::kms::{
 use super::{
     Mirror, Step, Work,
     certificates::{check_chain, is_host_name, names_of},
+    changes,
     plan::{Claim, Draft, Made, Planned, refuse},
     store_key,
 };
@@ -279,8 +280,10 @@ impl Mirror {
             ..Draft::default()
         };
         let mut next = key.clone();
-        let mut found = false;
-        for (manifest, entry) in self.versions(key.id) {
+        let (mut found, mut bytes) = (false, 0);
+        // The newest first: it is the one in use.
+        let versions = self.versions(key.id);
+        for (manifest, entry) in versions.into_iter().rev() {
             if version.is_some_and(|only| only != manifest.version) {
                 continue;
             }
@@ -298,14 +301,16 @@ impl Mirror {
                 continue;
             }
             let (manifest, parts) = onward(manifest, entry.parts.clone(), state);
+            bytes += changes::entry_bytes(entry);
+            let is_full = draft.records.len() == STATE_RECORDS_MAX || bytes > STATE_BYTES_MAX;
+            if is_full && !draft.records.is_empty() {
+                draft.more = true;
+                continue;
+            }
             if next.current == Some(manifest.version) {
                 next.current = None;
             }
-            if draft.records.len() < STATE_RECORDS_MAX {
-                draft.write(self, Record::Version(manifest), parts);
-            } else {
-                draft.more = true;
-            }
+            draft.write(self, Record::Version(manifest), parts);
         }
         if !found {
             return refuse(RefusedCode::NotFound, "the key has no such version");
@@ -429,3 +434,5 @@ const PAGE_BYTES: usize = 96 * 1024;
 const VERSIONS_SHOWN: usize = 100;
 /// Versions that one transaction takes onward.
 const STATE_RECORDS_MAX: usize = 64;
+/// And their bytes, with their certificates: a transaction travels to sites whole, in one frame.
+const STATE_BYTES_MAX: usize = 48 * 1024;
