@@ -78,7 +78,7 @@ impl Inner {
         caller: &Identity,
         operation: Operation,
     ) -> Result<(), TaskError> {
-        let Ok(_permit) = self.misses.try_acquire() else {
+        let Ok(_permit) = self.wanted.try_acquire() else {
             return Err(TaskError::Busy);
         };
         let has_come = || {
@@ -180,9 +180,13 @@ impl Inner {
         }
         let task = Arc::clone(self);
         let taken = spawn_blocking(move || {
-            let records = judge::fetched(&task.central_key, &task.table.head(), fetched)
-                .map_err(|why| why.to_string())?;
-            let kept = task.replica.take(&records).map_err(|error| chain(&error))?;
+            let seen = task.table.head();
+            let records =
+                judge::fetched(&task.central_key, &seen, fetched).map_err(|why| why.to_string())?;
+            let kept = task
+                .replica
+                .take(seen.era, &records)
+                .map_err(|error| chain(&error))?;
             task.forget(&kept);
             Ok::<_, String>(kept.durable)
         });

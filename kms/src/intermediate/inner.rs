@@ -46,7 +46,11 @@ pub(super) struct Inner {
     pub(super) lookups: Flights<Wanted>,
     /// Wraps that are being fetched.
     pub(super) fetches: Flights<(KeyId, u32)>,
+    /// How often everything unwrapped was thrown away.
+    pub(super) forgotten: AtomicU64,
     pub(super) misses: Semaphore,
+    /// Places of callers that have a grant: whoever asks for what does not exist takes none of them.
+    pub(super) wanted: Semaphore,
     pub(super) probe: AsyncMutex<Probe>,
     pub(super) probes: AtomicU64,
     pub(super) peers: RwLock<Option<Arc<dyn Peers>>>,
@@ -91,7 +95,9 @@ impl Inner {
             denials: Denials::new(),
             lookups: Flights::new(),
             fetches: Flights::new(),
+            forgotten: AtomicU64::new(0),
             misses: Semaphore::new(MISSES_MAX),
+            wanted: Semaphore::new(MISSES_MAX),
             probe: AsyncMutex::default(),
             probes: AtomicU64::new(0),
             peers: RwLock::default(),

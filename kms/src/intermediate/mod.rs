@@ -37,7 +37,7 @@ mod sim;
 mod testing;
 
 use std::{
-    sync::{Arc, PoisonError},
+    sync::{Arc, PoisonError, atomic::Ordering},
     time::Duration,
 };
 
@@ -273,6 +273,12 @@ impl Intermediate {
     /// How many managed keys are unwrapped in the token for this site, or are being unwrapped.
     pub fn unwrapped(&self) -> usize {
         self.0.inner.keys.len()
+    }
+
+    /// How often everything unwrapped was thrown away, as when a site is thrown out: whoever keeps keys beside it does
+    /// the same.
+    pub fn forgotten(&self) -> u64 {
+        self.0.inner.forgotten.load(Ordering::Relaxed)
     }
 
     /// How operations ended since the start, for metrics.

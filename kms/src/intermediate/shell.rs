@@ -4,7 +4,7 @@
 //! own. Invariant: the core hears that records are kept after the table tells of them, so that no lease counts before.
 
 use std::{
-    sync::{Arc, PoisonError},
+    sync::{Arc, PoisonError, atomic::Ordering},
     time::{Duration, Instant},
 };
 
@@ -86,7 +86,10 @@ pub(super) async fn drive(
                 Action::BeginAnew { head } => send(&writes, Write::BeginAnew(head)),
                 Action::Save { head, lease } => send(&writes, Write::Save(head, lease)),
                 Action::Recover => send(&writes, Write::Recover),
-                Action::Forget => inner.keys.clear(),
+                Action::Forget => {
+                    inner.keys.clear();
+                    inner.forgotten.fetch_add(1, Ordering::Relaxed);
+                }
                 Action::Alarm(alarm) => raise(&inner, &alarm),
             }
         }

@@ -15,7 +15,8 @@ use std::{
 
 use keyhaven_types::{Identity, KeyId, Name, Operation};
 use keyhaven_wire::kms::{
-    ClassRecord, Entry, Grant, HeadMark, KeyRecord, KeyRef, Record, Scope, Signed, SiteRecord,
+    BOUND_S_MIN, ClassRecord, Entry, Grant, HeadMark, KeyRecord, KeyRef, Record, Scope, Signed,
+    SiteRecord,
 };
 
 use super::{
@@ -38,6 +39,8 @@ pub struct Table {
     changes: AtomicU64,
     /// The few that are always in memory.
     small: RwLock<Small>,
+    /// Held while they are read and put there.
+    loading: Mutex<()>,
     applied: AtomicU64,
     head: RwLock<(HeadMark, Option<Signed>)>,
 }
@@ -69,6 +72,7 @@ impl Table {
             known: Mutex::new(Ages::new(cache_bytes / RECORD_BYTES)),
             changes: AtomicU64::new(0),
             small: RwLock::default(),
+            loading: Mutex::default(),
             applied: AtomicU64::new(applied),
             head: RwLock::default(),
         };
@@ -314,6 +318,9 @@ impl Table {
 
     /// Classes and sites are few, and are asked for all the time.
     fn load_small(&self) {
+        // One after the other: what was read before a change must not be put in the place of what was read after it.
+        let _one = self.loading.lock().unwrap_or_else(PoisonError::into_inner);
+        let bounds = self.followed_bounds();
         let mut small = Small::default();
         for prefix in SMALL {
             let entries = self.or_none(self.replica.all(prefix)).unwrap_or_default();
@@ -323,8 +330,10 @@ impl Table {
                     tracing::error!(error = %why, "the replica has what is not central's");
                 });
                 match checked.map(|checked| checked.record) {
-                    Ok(Record::Class(class)) => {
+                    Ok(Record::Class(mut class)) => {
                         let name = class.name.clone();
+                        let followed = bounds.get(&name).copied().unwrap_or(BOUND_S_MIN);
+                        class.bound_s = class.bound_s.min(followed);
                         small.classes.insert(name, (Arc::new(class), signed));
                     }
                     Ok(Record::Site(site)) => small.sites.push(Arc::new(site)),
@@ -334,6 +343,22 @@ impl Table {
         }
         small.sites.sort_by(|a, b| a.name.cmp(&b.name));
         *self.small.write().unwrap_or_else(PoisonError::into_inner) = small;
+    }
+
+    /// What a lease is worth in each class, by the records that came by following. A class that was fetched before its
+    /// time may shorten it, and never makes a lease longer that was given before.
+    fn followed_bounds(&self) -> BTreeMap<Name, u32> {
+        let entries = self
+            .or_none(self.replica.followed(b"c/"))
+            .unwrap_or_default();
+        let checked = entries
+            .into_iter()
+            .filter_map(|entry| judge::check(&self.central, entry).ok());
+        let bounds = checked.filter_map(|checked| match checked.record {
+            Record::Class(class) => Some((class.name, class.bound_s)),
+            _ => None,
+        });
+        bounds.collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, Ages<StoreKey, Known>> {

@@ -1,15 +1,16 @@
 //! Whether everybody has seen the same history: marks of heads, by revision.
 //!
 //! No I/O. A mark is a peer's word and only ever raises an alarm. Two marks of one era and revision with different chains
-//! mean that central's history has forked, or that somebody lies. Invariant: bounded, the oldest revisions go first.
+//! mean that central's history has forked, or that somebody lies. Invariant: bounded for each site, what it told first goes
+//! first, so that no site displaces another one's.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use keyhaven_types::Name;
 use keyhaven_wire::kms::HeadMark;
 
-/// How many revisions are remembered: heads that peers lag behind by.
-const MARKS_MAX: usize = 1024;
+/// How many marks of one site are remembered: heads that peers lag behind by.
+const MARKS_MAX: usize = 256;
 
 /// Two sites that have seen different histories.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,6 +27,7 @@ pub(crate) struct Fork {
 #[derive(Debug, Default)]
 pub(crate) struct Marks {
     by_revision: BTreeMap<(u32, u64), ([u8; 32], Name)>,
+    by_site: HashMap<Name, VecDeque<(u32, u64)>>,
     alarmed: Option<Fork>,
 }
 
@@ -51,8 +53,12 @@ impl Marks {
             return (!is_known).then_some(fork);
         }
         self.by_revision.insert(at, (seen.chain, site.clone()));
-        if self.by_revision.len() > MARKS_MAX {
-            self.by_revision.pop_first();
+        let told = self.by_site.entry(site.clone()).or_default();
+        told.push_back(at);
+        if told.len() > MARKS_MAX
+            && let Some(first) = told.pop_front()
+        {
+            self.by_revision.remove(&first);
         }
         None
     }
@@ -104,5 +110,11 @@ mod tests {
             marks.note(&name("fra"), mark(1, revision, 1));
         }
         assert_eq!(marks.by_revision.len(), MARKS_MAX);
+        // And one that tells much hides nothing of another.
+        marks.note(&name("nyc"), mark(1, 1, 1));
+        for revision in 1..=3 * MARKS_MAX as u64 {
+            marks.note(&name("rogue"), mark(u32::MAX, revision, 1));
+        }
+        assert!(marks.note(&name("fra"), mark(1, 1, 2)).is_some());
     }
 }

@@ -102,6 +102,8 @@ pub struct Kms {
     peers: Mutex<HashMap<u64, Weak<Caller>>>,
     /// What was applied when the last sweep began.
     swept: AtomicU64,
+    /// How often the intermediate had thrown everything away when the last sweep began.
+    forgotten: AtomicU64,
 }
 
 /// How a site is, for metrics.
@@ -192,6 +194,7 @@ impl Kms {
             shares: Shares::new(parts.operations_max * 2 / 5),
             peers: Mutex::default(),
             swept: AtomicU64::new(0),
+            forgotten: AtomicU64::new(0),
         }))
     }
 
@@ -292,6 +295,10 @@ impl Kms {
     /// After new records: ends connections of sites that were thrown out, and drops what may be used no more. Called each
     /// second.
     pub(crate) fn sweep(&self) {
+        let forgotten = self.intermediate.forgotten();
+        if self.forgotten.swap(forgotten, Ordering::Relaxed) != forgotten {
+            self.sites.forget_all();
+        }
         let applied = self.intermediate.table().applied();
         if self.swept.swap(applied, Ordering::Relaxed) == applied {
             return;

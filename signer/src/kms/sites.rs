@@ -160,6 +160,12 @@ impl ManagedSites {
         Some(&self.rekey_vault)
     }
 
+    /// Drops every site.
+    pub(super) fn forget_all(&self) {
+        let mut made = self.made.write().unwrap_or_else(PoisonError::into_inner);
+        made.clear();
+    }
+
     /// Drops sites whose keys serve no new handshake any more, and with them the keys' objects in the token.
     pub(super) fn forget_stale(&self) {
         let table = self.ways.intermediate.table();

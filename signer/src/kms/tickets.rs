@@ -9,6 +9,7 @@ use keyhaven_handshake::TicketDays;
 use keyhaven_kms::intermediate::Intermediate;
 use keyhaven_types::{Name, Secret};
 use keyhaven_wire::kms::TaskError;
+use tokio::time::timeout;
 
 /// Keeps yesterday's, today's and tomorrow's key, for ever.
 pub(super) async fn keep(intermediate: Intermediate, name: Name, days: TicketDays) {
@@ -16,7 +17,14 @@ pub(super) async fn keep(intermediate: Intermediate, name: Name, days: TicketDay
     let mut told = None;
     loop {
         applied.mark_unchanged();
-        let outcome = renew(&intermediate, &name, &days).await;
+        let outcome = match timeout(RENEW_MAX, renew(&intermediate, &name, &days)).await {
+            Ok(outcome) => outcome,
+            // Whether the key may still be used was not seen in time.
+            Err(_) => {
+                days.clear();
+                Err(TaskError::Busy)
+            }
+        };
         if outcome != told.unwrap_or(Ok(())) || told.is_none() {
             match outcome {
                 Ok(()) => tracing::info!(key = %name, "tickets are sealed with a managed key"),
@@ -63,4 +71,6 @@ async fn renew(
 const DAY_S: u64 = 24 * 60 * 60;
 /// How often leases and days are looked at: within the two seconds that central gives every site beyond a class's bound.
 const LOOK: Duration = Duration::from_secs(1);
+/// Longer, and a revoked key would seal tickets beyond its bound.
+const RENEW_MAX: Duration = Duration::from_secs(1);
 const RETRY: Duration = Duration::from_secs(1);

@@ -138,10 +138,16 @@ impl Replica {
         })
     }
 
-    /// Takes what was fetched, as far as it fits to what is known.
-    pub(super) fn take(&self, records: &[Checked]) -> Result<Kept, ReplicaError> {
+    /// Takes what was fetched in this era, as far as it fits to what is known. Nothing when another era has begun.
+    pub(super) fn take(&self, era: u32, records: &[Checked]) -> Result<Kept, ReplicaError> {
         self.write(|write, kept| {
-            let applied = get(&write.open_table(META)?, APPLIED)?.unwrap_or(0);
+            let meta = write.open_table(META)?;
+            let known: Option<Signed> = get(&meta, HEAD)?;
+            if era_of_head(known.as_ref()).is_some_and(|known| known != era) {
+                return Ok(());
+            }
+            let applied = get(&meta, APPLIED)?.unwrap_or(0);
+            drop(meta);
             let mut merge = Merge::open(write)?;
             for checked in records {
                 merge.fetched(checked, applied, kept)?;
@@ -192,6 +198,16 @@ impl Replica {
             Some(entry) => Ok(Some(entry)),
             None => get(&read.open_table(RECORDS)?, at),
         }
+    }
+
+    /// Every record of the base whose place begins like this: what came by following.
+    pub(super) fn followed(&self, prefix: &[u8]) -> Result<Vec<Entry>, ReplicaError> {
+        let db = self.db()?;
+        let read = opened(&db)?.begin_read()?;
+        let base = with_prefix(&read.open_table(RECORDS)?, prefix)?;
+        Ok(base
+            .filter_map(|(_, entry)| postcard::from_bytes(&entry).ok())
+            .collect())
     }
 
     /// Every record whose place begins like this.
@@ -283,6 +299,14 @@ fn revision_of_head(head: Option<&Signed>) -> u64 {
     match head.map(|head| postcard::from_bytes(&head.body)) {
         Some(Ok(Record::Head(head))) => head.revision,
         _ => 0,
+    }
+}
+
+/// The same for its era; none when there is no head.
+fn era_of_head(head: Option<&Signed>) -> Option<u32> {
+    match postcard::from_bytes(&head?.body) {
+        Ok(Record::Head(head)) => Some(head.era),
+        _ => None,
     }
 }
 

@@ -8,7 +8,10 @@ use keyhaven_wire::kms::Manifest;
 use super::*;
 use crate::{
     central::store_key,
-    intermediate::testing::{self, Central, KEY, Memory, name, set_revision},
+    intermediate::{
+        table::Table,
+        testing::{self, Central, KEY, Memory, name, set_revision},
+    },
 };
 
 const BOUND: u32 = 30;
@@ -109,7 +112,7 @@ fn m12_an_older_record_or_another_one_of_the_same_revision_is_refused() {
     assert_eq!(state(&replica), KeyState::Revoked);
     assert!(wrap(&replica).is_empty(), "what is revoked has no wrap");
     // By fetching.
-    let kept = replica.take(std::slice::from_ref(&old)).unwrap();
+    let kept = replica.take(1, std::slice::from_ref(&old)).unwrap();
     assert_eq!((kept.stale, kept.changed.len()), (1, 0));
     // By following.
     let mut batch = central.batch(before);
@@ -117,7 +120,7 @@ fn m12_an_older_record_or_another_one_of_the_same_revision_is_refused() {
     let kept = replica.apply(&batch).unwrap();
     assert_eq!((kept.stale, kept.changed.len()), (1, 0));
     let fork = central.checked(&at(in_state(KeyState::Active), before + 1));
-    let kept = replica.take(&[fork]).unwrap();
+    let kept = replica.take(1, &[fork]).unwrap();
     assert_eq!((kept.forked, kept.changed.len()), (1, 0));
     assert_eq!(state(&replica), KeyState::Revoked);
 }
@@ -131,7 +134,7 @@ fn m5_a_wrap_that_was_fetched_stays_while_it_is_the_one_that_is_bound() {
     let (_memory, replica) = filled(&central);
     assert!(wrap(&replica).is_empty());
     let fetched = central.checked(&at(in_state(KeyState::Active), 3));
-    replica.take(&[fetched]).unwrap();
+    replica.take(1, &[fetched]).unwrap();
     assert_eq!(wrap(&replica), [1; 40]);
     // The same version onward in its life, without its wrap.
     let before = central.head.revision;
@@ -157,19 +160,19 @@ fn m12_what_is_fetched_before_its_time_goes_when_history_has_no_such_record() {
     let before = central.head.revision;
     // Of another history, with a genuine signature.
     let never = central.checked(&at(in_state(KeyState::Deactivated), before + 1));
-    let kept = replica.take(std::slice::from_ref(&never)).unwrap();
+    let kept = replica.take(1, std::slice::from_ref(&never)).unwrap();
     assert_eq!((kept.forked, state(&replica)), (0, KeyState::Deactivated));
     central.write(vec![Record::Class(testing::class(BOUND))]);
     let kept = replica.apply(&central.batch(before)).unwrap();
     assert_eq!((kept.forked, state(&replica)), (1, KeyState::Active));
     assert_eq!(wrap(&replica), [1; 40]);
     // All that is applied is known: it cannot come late.
-    let kept = replica.take(&[never]).unwrap();
+    let kept = replica.take(1, &[never]).unwrap();
     assert_eq!((kept.forked, state(&replica)), (1, KeyState::Active));
     // What history has stays without a gap.
     let before = central.head.revision;
     let next = central.checked(&at(in_state(KeyState::Deactivated), before + 1));
-    replica.take(&[next]).unwrap();
+    replica.take(1, &[next]).unwrap();
     central.write(vec![in_state(KeyState::Deactivated)]);
     let kept = replica.apply(&central.batch(before)).unwrap();
     assert_eq!((kept.forked, state(&replica)), (0, KeyState::Deactivated));
@@ -304,4 +307,31 @@ fn m4_a_new_era_begins_with_nothing() {
     let (_, stored) = Replica::on(Disk::new(memory), &owner(), 1 << 20).unwrap();
     assert_eq!(stored.applied, 0);
     assert!(stored.lease.is_none());
+}
+
+#[test]
+fn m5_a_class_that_was_fetched_makes_no_lease_longer() {
+    let central = Central::new(BOUND);
+    let (_memory, replica) = filled(&central);
+    let replica = std::sync::Arc::new(replica);
+    let before = central.head.revision;
+    let table = Table::open(central.key(), replica.clone(), 1 << 20, before);
+    let class = testing::class(BOUND).name;
+    assert_eq!(table.class(&class).unwrap().bound_s, BOUND);
+    let raised = at(Record::Class(testing::class(BOUND * 100)), before + 1);
+    let kept = replica.take(1, &[central.checked(&raised)]).unwrap();
+    assert_eq!(kept.changed.len(), 1);
+    table.changed(&kept.changed);
+    assert_eq!(table.class(&class).unwrap().bound_s, BOUND);
+}
+
+#[test]
+fn m4_what_was_fetched_in_an_era_that_is_over_is_not_taken() {
+    let central = Central::new(BOUND);
+    let (_memory, replica) = filled(&central);
+    let next = central.checked(&at(in_state(KeyState::Revoked), central.head.revision + 1));
+    let kept = replica.take(2, std::slice::from_ref(&next)).unwrap();
+    assert_eq!((kept.changed.len(), state(&replica)), (0, KeyState::Active));
+    replica.take(1, &[next]).unwrap();
+    assert_eq!(state(&replica), KeyState::Revoked);
 }
