@@ -35,6 +35,8 @@ pub(crate) struct Queue {
 struct State {
     jobs: VecDeque<Job>,
     trash: bool,
+    /// How often every worker was to look after its sessions.
+    sweeps: u64,
     /// No job is taken any more.
     closed: bool,
     /// What waits is dropped unrun.
@@ -71,6 +73,12 @@ impl Queue {
         self.changed.notify_one();
     }
 
+    /// Wakes every worker, not one: each closes its own sessions of a login that is over.
+    pub(crate) fn sweep(&self) {
+        self.lock().sweeps += 1;
+        self.changed.notify_all();
+    }
+
     pub(crate) fn add_token(&self, token: &Token) {
         let inner = token.inner();
         let mut tokens = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
@@ -92,8 +100,8 @@ impl Queue {
             .collect()
     }
 
-    /// Waits for something to do.
-    pub(crate) fn next(&self) -> Next {
+    /// Waits for something to do; `swept` is how many sweeps the calling worker has seen.
+    pub(crate) fn next(&self, swept: &mut u64) -> Next {
         let mut state = self.lock();
         loop {
             if let Some(job) = state.jobs.pop_front() {
@@ -103,7 +111,8 @@ impl Queue {
                     Next::Run(job)
                 };
             }
-            if std::mem::take(&mut state.trash) {
+            let to_sweep = std::mem::replace(swept, state.sweeps) != state.sweeps;
+            if std::mem::take(&mut state.trash) || to_sweep {
                 return Next::EmptyTrash;
             }
             if state.closed {

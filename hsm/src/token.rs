@@ -233,6 +233,9 @@ impl Token {
                 tracing::info!(token = self.0.info.label, "token is back");
                 self.0.module.note_login(&generation);
                 state.current = Arc::clone(&generation);
+                drop(state);
+                // An idle worker's session would keep the former login, and what was unwrapped in it, in the token.
+                self.queues().iter().for_each(|queue| queue.sweep());
                 Ok(generation)
             }
             Err(error) => {
@@ -298,10 +301,14 @@ impl Token {
     /// Leaves an object to the workers, and wakes one.
     pub(crate) fn throw_away(&self, object: Counted) {
         self.put_back(object);
+        self.queues()
+            .iter()
+            .for_each(|queue| queue.wake_for_trash());
+    }
+
+    fn queues(&self) -> Vec<Arc<Queue>> {
         let queues = self.0.queues.lock().unwrap_or_else(PoisonError::into_inner);
-        for queue in queues.iter().filter_map(Weak::upgrade) {
-            queue.wake_for_trash();
-        }
+        queues.iter().filter_map(Weak::upgrade).collect()
     }
 
     pub(crate) fn take_trash(&self) -> Vec<Counted> {

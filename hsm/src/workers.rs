@@ -158,8 +158,9 @@ impl Drop for Ending {
 
 /// A worker thread's life.
 fn serve(queue: &Queue, worker: &Worker) {
+    let mut swept = 0;
     loop {
-        match queue.next() {
+        match queue.next(&mut swept) {
             Next::Run(job) => {
                 worker.empty_trash();
                 run(worker, job);

@@ -6,6 +6,8 @@ mod common;
 mod managed_kit;
 mod managed_site_kit;
 
+use std::sync::{Arc, Barrier, mpsc};
+
 use common::{on_worker, open};
 use keyhaven_hsm::{
     Error, Workers,
@@ -202,7 +204,18 @@ fn comes_back(test: &TestToken) {
     let sign = known(&classes, KeyKind::EcP256, Purpose::Sign);
     let handshake = known(&classes, KeyKind::Rsa2048, Purpose::Handshake);
     let data = known(&classes, KeyKind::Aes256, Purpose::Data);
-    let workers = Workers::start(2, 8).unwrap();
+    // One worker is busy all along, with a session of the first login that it then leaves idle.
+    let workers = Arc::new(Workers::start(2, 8).unwrap());
+    let (met, (end, ended)) = (Arc::new(Barrier::new(2)), mpsc::sync_channel::<()>(1));
+    let (all_along, refreshed, meet) = (Arc::clone(&workers), site.clone(), Arc::clone(&met));
+    let busy = std::thread::spawn(move || {
+        on_worker(&all_along, move |worker| {
+            refreshed.refresh(worker).unwrap();
+            meet.wait();
+            let _gone = ended.recv();
+        });
+    });
+    met.wait();
     let asked = site;
     let (sign, handshake, data) = on_worker(&workers, move |worker| {
         let unwrap = |key: &managed_site_kit::Known| key.unwrap(worker, &asked).unwrap();
@@ -216,24 +229,25 @@ fn comes_back(test: &TestToken) {
         worker.managed_encrypt(&data, b"m", b"")?;
         worker.sign(&private, private.schemes()[0], b"m").map(drop)
     };
-    let all = std::sync::Arc::new(all);
-    let (asked, lost) = (std::sync::Arc::clone(&all), std::sync::Arc::clone(&all));
+    let all = Arc::new(all);
+    let (asked, lost) = (Arc::clone(&all), Arc::clone(&all));
     on_worker(&workers, move |worker| asked(worker).unwrap());
     shim.set_faults("C_SignInit error 0x32");
     let failed = on_worker(&workers, move |worker| lost(worker).unwrap_err());
     assert!(failed.is_unavailable(), "{failed}");
     shim.clear_faults();
     common::wait_for("the token", || {
-        let asked = std::sync::Arc::clone(&all);
+        let asked = Arc::clone(&all);
         on_worker(&workers, move |worker| asked(worker).is_ok())
     });
     assert_eq!(token.key_copies(), 3);
-    drop(all);
-    common::wait_for("the end of the objects", || {
+    drop((all, end));
+    busy.join().unwrap();
+    common::wait_for("the end of both logins' objects", || {
         (token.key_copies(), token.live_ephemerals()) == (0, 0)
+            && managed_kit::session_objects(test) == 0
     });
     assert_eq!(shim.report().readable(), 0, "a key could be read");
-    assert_eq!(managed_kit::session_objects(test), 0);
 }
 
 #[test]
