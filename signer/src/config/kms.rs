@@ -96,7 +96,11 @@ pub(super) fn validate(
         .filter_map(|protocol| site::check_alpn(protocol, problems))
         .collect();
     let replica = problems.resolve(section.replica.get_ref());
-    if !replica.parent().is_some_and(std::path::Path::is_dir) {
+    // A file's name alone is one in the working directory.
+    let folder = replica
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty());
+    if !folder.unwrap_or(std::path::Path::new(".")).is_dir() {
         problems.add(
             section.replica.span(),
             format!("there is no folder for the replica {}", replica.display()),

@@ -55,12 +55,12 @@ fn an_unknown_key_is_an_error() {
     assert!(toml::from_str::<Raw>(&with_typo).is_err());
 }
 
-/// Runs `signer --config FILE --check` and gives its exit code and what it said.
+/// Runs `signer --config signer.toml --check` in the folder and gives its exit code and what it said.
 fn check(folder: &Path, text: &str) -> (Option<i32>, String) {
-    let file = folder.join("signer.toml");
-    fs::write(&file, text).unwrap();
+    fs::write(folder.join("signer.toml"), text).unwrap();
     let output = Command::new(env!("CARGO_BIN_EXE_signer"))
-        .args(["--config".as_ref(), file.as_os_str(), "--check".as_ref()])
+        .args(["--config", "signer.toml", "--check"])
+        .current_dir(folder)
         .output()
         .unwrap();
     (
@@ -129,4 +129,21 @@ fn usage_has_its_own_exit_code() {
         .output()
         .unwrap();
     assert_eq!(output.status.code(), Some(64));
+}
+
+#[test]
+fn the_working_directory_is_a_folder_for_the_replica() {
+    let folder = tempfile::tempdir().unwrap();
+    for (replica, refused) in [("replica.redb", false), ("absent/replica.redb", true)] {
+        let section = format!(
+            "[kms]\nsite = \"fra\"\ntoken = \"main\"\ncentral_key = \"central.pem\"\nreplica = \"{replica}\"\n"
+        );
+        let (code, said) = check(folder.path(), &ANNOTATED.replace("# [kms]\n", &section));
+        assert_eq!(code, Some(78), "{said}");
+        assert_eq!(
+            said.contains("no folder for the replica"),
+            refused,
+            "{said}"
+        );
+    }
 }
