@@ -149,6 +149,12 @@ impl Asks {
                  rotated, `signer-admin kms ceremony pool --purpose {purpose}`"
             ));
         }
+        for (site, class) in mirror.left_behind() {
+            warnings.push(format!(
+                "site `{site}` lacks key-encryption keys that are in use in class `{class}`, and cannot use what is under them: \
+                 hold a ceremony for it, then `signer-admin kms site add --from …`"
+            ));
+        }
         let sites = mirror.lags(&shared.acks(), clock::ms(self.0.started.elapsed()));
         Answer::Status(Box::new(Status {
             head: mirror.head_or_none(),

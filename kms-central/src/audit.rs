@@ -90,7 +90,7 @@ fn told(ask: &Ask) -> (&'static str, String) {
         Ask::ClassCreate(class) => ("class create", class.name.to_string()),
         Ask::ClassBound { class, bound_s } => ("class bound", format!("{class} {bound_s} s")),
         Ask::ClassRotate { class, .. } => ("class rotate", class.to_string()),
-        Ask::ClassRewrap { class } => ("class rewrap", class.to_string()),
+        Ask::ClassRewrap { class, .. } => ("class rewrap", class.to_string()),
         Ask::ClassList => ("class list", String::new()),
         Ask::SiteAdd(site) => ("site add", site.name.to_string()),
         Ask::SiteEvict { site } => ("site evict", site.to_string()),

@@ -219,7 +219,10 @@ impl World {
                 class: class(of),
                 purposes: Vec::new(),
             },
-            What::Rewrap { class: of } => Ask::ClassRewrap { class: class(of) },
+            What::Rewrap { class: of } => Ask::ClassRewrap {
+                class: class(of),
+                leave_behind: true,
+            },
             // It was given whatever there is for the purposes but one, so that some wraps are not for it.
             What::Site { site: of } => Ask::SiteAdd(NewSite {
                 name: site(of),

@@ -132,6 +132,7 @@ fn a_rewrap_that_was_cut_short_is_finished_by_the_next_one() {
     let rewrap = plan(
         Ask::ClassRewrap {
             class: name("near"),
+            leave_behind: false,
         },
         999,
     );
@@ -160,6 +161,7 @@ fn a_rewrap_that_was_cut_short_is_finished_by_the_next_one() {
     world.create("late");
     world.change(Ask::ClassRewrap {
         class: name("near"),
+        leave_behind: false,
     });
     assert!(world.epochs().iter().all(|epoch| *epoch == 2));
 }
@@ -306,4 +308,33 @@ fn m5_what_was_said_of_another_history_is_forgotten() {
     assert!(world.enforced(&acks, revision, 0).0);
     acks.forget();
     assert!(!world.enforced(&acks, revision, 0).0);
+}
+
+#[test]
+fn a_rewrap_leaves_no_site_behind_unless_it_is_told_to() {
+    let mut world = World::new();
+    world.site("fra");
+    world.create("orders");
+    world.change(Ask::ClassRotate {
+        class: name("near"),
+        purposes: vec![Purpose::Data],
+    });
+    let rewrap = |leave_behind| Ask::ClassRewrap {
+        class: name("near"),
+        leave_behind,
+    };
+    let asked = plan(rewrap(false), 500);
+    let refused = world
+        .central
+        .ask(&world.token, &mut world.store, &asked, Fault::None);
+    let is_named = matches!(&refused, Err(why) if format!("{why:?}").contains("fra"))
+        || matches!(&refused, Ok(Answer::Refused(why)) if why.why.contains("fra"));
+    assert!(is_named, "{refused:?}");
+    assert!(world.central.mirror.left_behind().is_empty());
+    world.change(rewrap(true));
+    let behind = world.central.mirror.left_behind();
+    assert_eq!(behind, [("fra".to_owned(), name("near"))]);
+    // What a ceremony gave it mends this.
+    world.site("fra");
+    assert!(world.central.mirror.left_behind().is_empty());
 }

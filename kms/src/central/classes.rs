@@ -182,10 +182,21 @@ impl Mirror {
     /// The next versions to be wrapped anew, or the last step: the class's newest epochs become the only current ones
     /// first, so that nothing new is made under an old one while the rest is wrapped anew. Run again after a crash, it
     /// goes on where it was.
-    pub(super) fn plan_rewrap(&self, name: &Name) -> Planned {
+    pub(super) fn plan_rewrap(&self, name: &Name, leave_behind: bool) -> Planned {
         let class = self.known_class(name)?;
         let newest = newest_epochs(class);
         let missing = self.sites_without(class, &newest);
+        if !missing.is_empty() && !leave_behind {
+            return refuse(
+                RefusedCode::Rule,
+                format!(
+                    "these sites have not been given the newest key-encryption keys of class `{name}`, and could not use its \
+                     keys afterwards: {}; hold a ceremony for each of them and register what it gave (`kms site add`), or say \
+                     --leave-behind",
+                    missing.join(", ")
+                ),
+            );
+        }
         if class
             .epochs
             .iter()
@@ -252,7 +263,7 @@ impl Mirror {
         }
         if draft.records.is_empty() {
             // All of it has changed meanwhile.
-            return self.plan_rewrap(name);
+            return self.plan_rewrap(name, true);
         }
         Ok(Step::Write(draft))
     }
@@ -286,6 +297,18 @@ impl Mirror {
             });
         }
         stale
+    }
+
+    /// Sites that lack a key-encryption key in use of a class that they hold keys of, with the class.
+    pub fn left_behind(&self) -> Vec<(String, Name)> {
+        let mut all = Vec::new();
+        for (class, _) in self.classes() {
+            let in_use = class.epochs.iter().filter(|epoch| epoch.current);
+            let in_use: Vec<KekId> = in_use.map(|epoch| epoch.kek).collect();
+            let sites = self.sites_without(class, &in_use).into_iter();
+            all.extend(sites.map(|site| (site, class.name.clone())));
+        }
+        all
     }
 
     fn sites_without(&self, class: &ClassRecord, newest: &[KekId]) -> Vec<String> {

@@ -2,7 +2,7 @@
 
 use keyhaven_types::{KekId, KeyId, KeyState, Name, Provenance, Purpose};
 use keyhaven_wire::kms::{
-    ClassRecord, KeyRecord, KeyRef, Manifest, Record, VersionParts,
+    ClassRecord, KeyRecord, KeyRef, Manifest, Public, Record, VersionParts,
     admin::{Answer, Import, NewKey, RefusedCode},
     chain_digest,
 };
@@ -137,6 +137,23 @@ impl Mirror {
     }
 
     pub(super) fn import(&self, import: &Import, id: KeyId, made: Made) -> Planned {
+        // A key has one purpose and one life: neither begins anew by importing it again.
+        let is_known = |manifest: &&Manifest| {
+            matches!(manifest.public, Public::Spki(_)) && manifest.public == made.material.public
+        };
+        let mut all = self.all_versions().map(|(manifest, _)| manifest);
+        if let Some(known) = all.find(is_known) {
+            let key = self
+                .key(known.id)
+                .map_or_else(|| known.id.to_string(), |key| key.name.to_string());
+            return refuse(
+                RefusedCode::Exists,
+                format!(
+                    "this is version {} of key `{key}` already, which is {}",
+                    known.version, known.state
+                ),
+            );
+        }
         let step = self.create(
             &import.key,
             id,

@@ -304,7 +304,10 @@ impl Plan {
                 Ok(Step::Work(Work::Pool))
             }
             Ask::ClassBound { class, bound_s } => mirror.plan_bound(class, *bound_s, self.now_ms),
-            Ask::ClassRewrap { class } => mirror.plan_rewrap(class),
+            Ask::ClassRewrap {
+                class,
+                leave_behind,
+            } => mirror.plan_rewrap(class, *leave_behind),
             Ask::SiteAdd(site) => mirror.plan_site(site),
             Ask::SiteEvict { site } => mirror.plan_evict(site),
             Ask::SiteList { after } => Ok(mirror.site_page(after.as_ref())),
@@ -356,7 +359,7 @@ impl Plan {
                 mirror.rotate_class(class, purposes, &pool)
             }
             (Ask::ClassList, WorkDone::Pool(pool)) => Ok(mirror.class_list(&pool)),
-            (Ask::ClassRewrap { class }, WorkDone::Rewrapped(wraps)) => {
+            (Ask::ClassRewrap { class, .. }, WorkDone::Rewrapped(wraps)) => {
                 mirror.rewrapped(class, wraps)
             }
             _ => refuse(RefusedCode::Token, "the token did something else"),

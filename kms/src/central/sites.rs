@@ -140,7 +140,11 @@ impl Mirror {
         if !class.regions.contains(&site.region) {
             return refuse(
                 RefusedCode::Rule,
-                format!("class `{}` is not for region `{}`", class.name, site.region),
+                format!(
+                    "class `{}` is not for region `{}`, and the site holds its keys by now: initialise its token again, and hold \
+                     a ceremony with classes of its region only",
+                    class.name, site.region
+                ),
             );
         }
         if site.hardware < class.hardware_min {

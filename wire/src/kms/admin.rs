@@ -83,6 +83,8 @@ pub enum Ask {
     ClassRewrap {
         /// Which class.
         class: Name,
+        /// Although sites have not been given the newest key-encryption keys, and cannot use the class's keys afterwards.
+        leave_behind: bool,
     },
     /// Every class, and what the pool still has.
     ClassList,

@@ -178,10 +178,10 @@ pub enum TaskError {
     #[error("the input is not good for this operation with this key")]
     Input,
     /// The server may not use the key now: its serving lease is over, and central is out of reach.
-    #[error("the server's serving lease is over; it must reach central first")]
+    #[error("the server's serving lease is over; it must reach central first, or was thrown out")]
     Lease,
     /// The key is not at this server and could not be had.
-    #[error("the key is not at this server and could not be fetched")]
+    #[error("the key is not at this server, which does not hold its class or could not fetch it")]
     NotHere,
     /// The server is at its limit.
     #[error("the server is busy")]

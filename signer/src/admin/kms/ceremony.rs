@@ -265,7 +265,8 @@ fn choose(classes: &[ClassRecord], names: &[Name], has: &[KekId]) -> Result<Vec<
     if chosen.is_empty() {
         return Err(Failure::new(
             "the site has every key of these classes already",
-            "nothing is to be done, unless a class was rotated since the export: then export the classes anew",
+            "nothing is to be done, unless a class was rotated since the export: then export the classes anew. If the response was \
+             lost or refused: initialise the site's token again, and enrol anew",
         ));
     }
     Ok(chosen)

@@ -17,7 +17,7 @@ use super::{
     show::{bound as bound_text, class_json, join},
 };
 use crate::admin::{
-    args::kms::{BoundArgs, ClassCreateArgs, ClassNameArgs, ClassRotateArgs, ExportArgs},
+    args::kms::{BoundArgs, ClassCreateArgs, ClassRotateArgs, ExportArgs, RewrapArgs},
     channel::Channel,
     failure::Failure,
     report::{Report, table},
@@ -79,10 +79,11 @@ pub(super) fn rotate(args: &ClassRotateArgs) -> Result<Report, Failure> {
 }
 
 /// Wraps everything anew.
-pub(super) fn rewrap(args: &ClassNameArgs) -> Result<Report, Failure> {
+pub(super) fn rewrap(args: &RewrapArgs) -> Result<Report, Failure> {
     let channel = Channel::new(&args.client)?;
     let answer = channel.ask(&Ask::ClassRewrap {
         class: args.name.clone(),
+        leave_behind: args.leave_behind,
     })?;
     report(
         answer,

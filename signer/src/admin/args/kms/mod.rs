@@ -79,9 +79,10 @@ A lower bound does not shorten leases that run: until they have ended, the forme
     #[command(after_help = "Example:
   signer-admin kms class rewrap everywhere
 
-A site without the newest key-encryption keys cannot serve the class's keys afterwards. A rewrap
-that was broken off goes on when it is asked for again.")]
-    Rewrap(ClassNameArgs),
+A site without the newest key-encryption keys cannot use the class's keys afterwards: it is refused
+while there is one, unless --leave-behind is said. A rewrap that was broken off goes on when it is
+asked for again.")]
+    Rewrap(RewrapArgs),
     /// Every class, and what is left of the pool
     List(ClientArgs),
     /// Write every class, as central has signed it, to a file for the ceremony
@@ -146,9 +147,12 @@ pub struct ClassRotateArgs {
 
 /// `kms class rewrap`
 #[derive(Args, Debug)]
-pub struct ClassNameArgs {
+pub struct RewrapArgs {
     /// The class
     pub name: Name,
+    /// Although sites lack the newest key-encryption keys
+    #[arg(long)]
+    pub leave_behind: bool,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub client: ClientArgs,
