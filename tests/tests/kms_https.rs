@@ -75,8 +75,14 @@ fn m7_a_proxy_finds_sites_that_it_was_not_told_of_and_leaves_a_dead_one() {
     let mut world = https(false);
     let edge = world.start_edge("edge", &["nyc"], "");
     assert!(edge.get(HOST).is_ok());
-    // It knows fra by lookup alone, once nyc has measured it.
-    world.site("fra").running().wait_for_text("proxy/edge");
+    // It learns of fra by its lookups alone, once nyc has measured fra: it looks up while there are handshakes.
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let fra = world.site("fra").running();
+    while !fra.log().iter().any(|line| line.contains("proxy/edge")) {
+        assert!(Instant::now() < deadline, "the proxy does not learn of fra");
+        assert!(edge.get(HOST).is_ok());
+        thread::sleep(Duration::from_millis(100));
+    }
     world.site_mut("nyc").kill();
     let deadline = Instant::now() + Duration::from_secs(20);
     while edge.get(HOST).is_err() {
