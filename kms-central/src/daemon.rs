@@ -25,7 +25,7 @@ use crate::{
     server::{Central, Health},
     sites::Sites,
     startup::{self, StartError},
-    view::Shared,
+    view::{Alarm, Shared},
     work::TokenWork,
 };
 
@@ -50,11 +50,11 @@ pub enum DaemonError {
 }
 
 /// Checks the file and everything that it names: opens the token, reads the whole store, and serves nobody. Gives the
-/// warnings.
+/// warnings. A store that is not whole is an error unless it is to be taken as it is.
 ///
 /// # Errors
 /// What keeps central from starting.
-pub fn check(path: &Path) -> Result<Vec<String>, DaemonError> {
+pub fn check(path: &Path, accept_store: bool) -> Result<Vec<String>, DaemonError> {
     let config = Config::read(path)?;
     let token = startup::open_token(&config.token)?;
     let key = startup::central_key(&token)?;
@@ -63,6 +63,10 @@ pub fn check(path: &Path) -> Result<Vec<String>, DaemonError> {
         startup::read_store(&store, &key, None).await
     })?;
     let mut warnings = config.warnings;
+    match startup::judge_store(&view) {
+        Err(error) if !accept_store => return Err(error.into()),
+        judged => warnings.extend(judged.err().map(|error| error.to_string())),
+    }
     warnings.extend(
         view.mirror
             .refused()
@@ -71,11 +75,12 @@ pub fn check(path: &Path) -> Result<Vec<String>, DaemonError> {
     Ok(warnings)
 }
 
-/// Runs until a stop signal, and says which way it ended.
+/// Runs until a stop signal, and says which way it ended. A store that is not whole is served only when it is to be taken
+/// as it is.
 ///
 /// # Errors
 /// What keeps central from serving.
-pub fn run(path: &Path) -> Result<Ended, DaemonError> {
+pub fn run(path: &Path, accept_store: bool) -> Result<Ended, DaemonError> {
     let config = Config::read(path)?;
     telemetry::init(&config.log).map_err(failed("cannot start logging"))?;
     for warning in config.warnings.iter().chain(&shutdown::harden()) {
@@ -83,7 +88,7 @@ pub fn run(path: &Path) -> Result<Ended, DaemonError> {
     }
     shutdown::raise_file_limit();
     tracing::info!(version = env!("CARGO_PKG_VERSION"), config = %path.display(), "kms-central starts");
-    runtime()?.block_on(serve(config))
+    runtime()?.block_on(serve(config, accept_store))
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime, DaemonError> {
@@ -94,7 +99,7 @@ fn runtime() -> Result<tokio::runtime::Runtime, DaemonError> {
         .map_err(failed("cannot start the runtime"))
 }
 
-async fn serve(config: Config) -> Result<Ended, DaemonError> {
+async fn serve(config: Config, accept_store: bool) -> Result<Ended, DaemonError> {
     let shutdown = Shutdown::new();
     shutdown
         .listen()
@@ -104,6 +109,11 @@ async fn serve(config: Config) -> Result<Ended, DaemonError> {
     let key = startup::central_key(&token)?;
     let store = Arc::new(startup::open_store(&config.store).await?);
     let (view, loaded_at) = startup::read_store(&store, &key, Some(&shutdown)).await?;
+    let judged = startup::judge_store(&view);
+    let accepted = match judged {
+        Err(error) if !accept_store => return Err(error.into()),
+        judged => judged.err(),
+    };
     let mut listener = ListenerConfig::new(
         config.listen,
         config.credentials,
@@ -118,6 +128,13 @@ async fn serve(config: Config) -> Result<Ended, DaemonError> {
         .map_err(failed("cannot start the token threads"))?;
 
     let shared = Shared::new(view);
+    if let Some(error) = accepted {
+        tracing::error!(target: "audit", event = "store-accepted", "{error}");
+        shared.raise(
+            Alarm::NotWhole,
+            format!("{error}; it was accepted at the start: compare what it holds, then run `signer-admin kms era bump`"),
+        );
+    }
     tokio::spawn(follow::run(
         Arc::clone(&store),
         shared.clone(),

@@ -5,12 +5,15 @@
 
 use std::{sync::Arc, time::Duration};
 
-use keyhaven_kms::{central::store_key, records::CentralKey};
+use keyhaven_kms::{
+    central::store_key::{self, StoreKey},
+    records::CentralKey,
+};
 use keyhaven_service::shutdown::Shutdown;
 use tokio::time::sleep;
 
 use crate::{
-    store::{AnyStore, Page, StateStore as _, StoreError, WatchEnd},
+    store::{AnyStore, Committed, Guard, Page, StateStore as _, StoreError, Txn, WatchEnd},
     view::{Alarm, Shared, View},
     words::error_chain,
 };
@@ -103,7 +106,7 @@ impl<'a> Loader<'a> {
         let mut view = std::mem::replace(&mut self.view, empty);
         let work = tokio::task::spawn_blocking(move || {
             for (key, stored) in page.items {
-                view.take(&key, &stored.value, stored.modified);
+                view.take(&key, &stored);
             }
             view
         });
@@ -171,8 +174,9 @@ impl Follower {
                 event = watch.next() => match event {
                     Ok(event) => {
                         // Records are verified under the lock: a hundred of them take some milliseconds.
-                        self.shared.apply(&event);
+                        let overwritten = self.shared.apply(&event);
                         self.at = event.revision;
+                        self.put_right(&overwritten).await;
                     }
                     Err(ended) => return ended,
                 },
@@ -192,10 +196,14 @@ impl Follower {
         loop {
             match load(&self.store, &central).await {
                 Ok((view, at)) => {
-                    self.shared.replace(view);
                     self.shared.clear(&Alarm::Store);
+                    let Some(overwritten) = self.shared.replace(view) else {
+                        // Until somebody has restored it.
+                        sleep(NOT_WHOLE_PAUSE).await;
+                        continue;
+                    };
                     self.at = at;
-                    return;
+                    return self.put_right(&overwritten).await;
                 }
                 Err(error) => {
                     let why = error_chain(&error);
@@ -205,6 +213,39 @@ impl Follower {
                     );
                     sleep(PAUSE).await;
                 }
+            }
+        }
+    }
+
+    /// Gives the store back what somebody has overwritten. Under the head's guard, so that nothing newer is undone.
+    async fn put_right(&self, keys: &[StoreKey]) {
+        for keys in keys.chunks(PUT_RIGHT_MAX) {
+            let txn = {
+                let view = self.shared.view();
+                let stored = |key: &StoreKey| Some((key.clone(), view.mirror.stored(key)?));
+                Txn {
+                    guards: vec![(
+                        store_key::HEAD.to_vec(),
+                        view.head_at.map_or(Guard::Absent, Guard::At),
+                    )],
+                    puts: keys.iter().filter_map(stored).collect(),
+                }
+            };
+            match self.store.txn(txn).await {
+                Ok(Committed::At(at)) => tracing::warn!(
+                    target: "audit",
+                    event = "store-put-right",
+                    records = keys.len(),
+                    at,
+                    "what was overwritten in the store is there again"
+                ),
+                Ok(Committed::Conflict) => {
+                    tracing::info!("another central was faster in putting the store right");
+                }
+                Err(error) => tracing::error!(
+                    error = error_chain(&error),
+                    "what was overwritten in the store is not put right"
+                ),
             }
         }
     }
@@ -246,6 +287,10 @@ const NEXT: &str = "0123456789abcdefs";
 /// `k/` and six digits.
 const SPLIT_LEN_MAX: usize = 8;
 const PAUSE: Duration = Duration::from_millis(300);
+/// A store that is not whole is read again after this.
+const NOT_WHOLE_PAUSE: Duration = Duration::from_secs(5);
+/// Records that are put right in one transaction: with their chains of certificates far below what a store takes.
+const PUT_RIGHT_MAX: usize = 16;
 
 #[cfg(test)]
 mod tests {

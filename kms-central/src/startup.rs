@@ -13,7 +13,7 @@ use crate::{
     config::{StoreConfig, TokenConfig},
     follow,
     store::{AnyStore, EtcdStore, RedbStore, StoreError},
-    view::View,
+    view::{NOT_WHOLE, View},
     words::error_chain,
 };
 
@@ -88,6 +88,28 @@ pub(crate) async fn read_store(
     }
 }
 
+/// A store that is not what central has signed is served only when an operator says so: who was thrown out may be back in
+/// it.
+pub(crate) fn judge_store(view: &View) -> Result<(), StartError> {
+    if view.mirror.is_whole() {
+        return Ok(());
+    }
+    let mut found: Vec<&str> = view.mirror.refused().take(FOUND_TOLD).collect();
+    if found.is_empty() {
+        found.push("each record by itself is central's own");
+    }
+    Err(StartError {
+        what: NOT_WHOLE,
+        source: format!(
+            "{}; restore a backup of the whole store, or let a central that still runs put it right. To take it as it is: \
+             start with --accept-store, compare sites, grants and states with the audit log, and run `signer-admin kms era \
+             bump`",
+            found.join("; ")
+        )
+        .into(),
+    })
+}
+
 /// The key that records are judged by.
 pub(crate) fn central_key(token: &CentralToken) -> Result<CentralKey, StartError> {
     CentralKey::from_spki(token.signing_spki())
@@ -95,3 +117,5 @@ pub(crate) fn central_key(token: &CentralToken) -> Result<CentralKey, StartError
 }
 
 const PAUSE: Duration = Duration::from_secs(1);
+/// How many bad records an error names.
+const FOUND_TOLD: usize = 5;

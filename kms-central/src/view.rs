@@ -9,7 +9,10 @@ use std::{
 };
 
 use keyhaven_kms::{
-    central::{Acks, Mirror, store_key},
+    central::{
+        Acks, Mirror,
+        store_key::{self, StoreKey},
+    },
     records::CentralKey,
 };
 use keyhaven_service::Caller;
@@ -20,7 +23,10 @@ use tokio::{
     time::timeout,
 };
 
-use crate::{clock, store::Event};
+use crate::{
+    clock,
+    store::{Event, Stored},
+};
 
 /// The mirror with what is known of the store beside it.
 pub(crate) struct View {
@@ -57,8 +63,10 @@ pub(crate) enum Alarm {
     History(Name),
     /// The store's history went back while this process looked.
     WentBack,
-    /// Single records of the store went back while this process looked.
-    PutBack,
+    /// Somebody else wrote to the store while this process looked.
+    Overwritten,
+    /// The store is not what was signed, and was not taken.
+    NotWhole,
 }
 
 impl View {
@@ -71,18 +79,20 @@ impl View {
         }
     }
 
-    /// Takes one value of the store.
-    pub(crate) fn take(&mut self, key: &[u8], value: &[u8], modified: u64) {
+    /// Takes one value of the store; whether it was central's.
+    pub(crate) fn take(&mut self, key: &[u8], stored: &Stored) -> bool {
         if key == store_key::HEAD {
-            self.head_at = Some(modified);
+            self.head_at = (!stored.is_deletion()).then_some(stored.modified);
         }
-        if let Err(why) = self.mirror.take(key, value) {
+        let taken = self.mirror.take(key, &stored.value);
+        if let Err(why) = &taken {
             tracing::error!(
                 key = store_key::name(key),
                 error = %why,
                 "the store holds what central has not written; it is not served"
             );
         }
+        taken.is_ok()
     }
 }
 
@@ -117,10 +127,11 @@ impl Shared {
         timeout(patience, reached).await.is_ok_and(|it| it.is_ok())
     }
 
-    /// A transaction of the store.
-    pub(crate) fn apply(&self, event: &Event) {
+    /// A transaction of the store. Gives the keys under which somebody has overwritten what is known.
+    pub(crate) fn apply(&self, event: &Event) -> Vec<StoreKey> {
         let mut evicted = Vec::new();
-        let (before, now) = {
+        let mut overwritten = Vec::new();
+        let (before, now, is_whole) = {
             let mut view = self.0.view.write().unwrap_or_else(PoisonError::into_inner);
             let before = view.mirror.head_or_none();
             let is_told_again = event.revision <= view.loaded_at;
@@ -133,11 +144,21 @@ impl Shared {
                 if is_told_again && view.mirror.get(key).is_some() && key != store_key::HEAD {
                     continue;
                 }
-                view.take(key, &stored.value, stored.modified);
+                if !view.take(key, stored) && view.mirror.stored(key).is_some() {
+                    overwritten.push(key.clone());
+                }
                 evicted.extend(evicted_by(&view.mirror, key));
             }
-            (before, view.mirror.head_or_none())
+            let mirror = &view.mirror;
+            (before, mirror.head_or_none(), mirror.is_whole())
         };
+        if is_whole {
+            self.clear(&Alarm::NotWhole);
+        } else if now.revision > before.revision {
+            // Something is missing here that the writing central knew.
+            self.ask_reload();
+        }
+        self.raise_overwritten(&overwritten);
         if now.era > before.era {
             // What was said was said of another history.
             self.acks().forget();
@@ -149,32 +170,33 @@ impl Shared {
         for identity in evicted {
             self.close(&identity);
         }
+        overwritten
     }
 
-    /// Everything anew.
-    pub(crate) fn replace(&self, mut view: View) {
-        let now = view.mirror.head_or_none();
-        let (before, put_back) = {
+    /// Everything anew. What is not whole is completed by what is known; gives the keys of that. None when it is not whole
+    /// even then: what is known stays.
+    pub(crate) fn replace(&self, mut view: View) -> Option<Vec<StoreKey>> {
+        let mut overwritten = Vec::new();
+        let (before, now) = {
             let mut held = self.0.view.write().unwrap_or_else(PoisonError::into_inner);
+            if !view.mirror.is_whole() {
+                overwritten = view.mirror.keep_newer(&held.mirror);
+            }
+            if !view.mirror.is_whole() {
+                drop(held);
+                self.raise(
+                    Alarm::NotWhole,
+                    format!("{NOT_WHOLE}; what was known is served"),
+                );
+                return None;
+            }
             let before = held.mirror.head_or_none();
-            let is_further = now.era == before.era && now.revision >= before.revision;
-            let put_back = match is_further {
-                true => view.mirror.keep_newer(&held.mirror),
-                false => Vec::new(),
-            };
+            let now = view.mirror.head_or_none();
             *held = view;
-            (before, put_back)
+            (before, now)
         };
-        if let Some(first) = put_back.first() {
-            let what = format!(
-                "the store has older records than it had, or none, in {} places, {} among them: who else writes to it? What \
-                 was known is served",
-                put_back.len(),
-                store_key::name(first)
-            );
-            tracing::error!(target: "audit", event = "record-put-back", what);
-            self.raise(Alarm::PutBack, what);
-        }
+        self.clear(&Alarm::NotWhole);
+        self.raise_overwritten(&overwritten);
         if (now.era, now.revision) < (before.era, before.revision) || now.era > before.era {
             self.acks().forget();
         }
@@ -196,6 +218,19 @@ impl Shared {
         for identity in gone {
             self.close(&identity);
         }
+        Some(overwritten)
+    }
+
+    fn raise_overwritten(&self, keys: &[StoreKey]) {
+        let Some(first) = keys.first() else { return };
+        let what = format!(
+            "somebody else than central writes to the store: {} of its records were overwritten, {} among them. What was \
+             known is served, and put right in the store; find out who has the store's credentials",
+            keys.len(),
+            store_key::name(first)
+        );
+        tracing::error!(target: "audit", event = "store-overwritten", what);
+        self.raise(Alarm::Overwritten, what);
     }
 
     /// Asks the follower to read everything anew: what is here cannot be right.
@@ -296,6 +331,10 @@ fn evicted_by(mirror: &Mirror, key: &[u8]) -> Option<Identity> {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+/// Said of a store that holds less or something else than its head says.
+pub(crate) const NOT_WHOLE: &str =
+    "the store is not what central has signed: records were put back, left out or edited";
 
 /// How many bad records one status names.
 const REFUSED_TOLD: usize = 20;

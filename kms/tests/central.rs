@@ -416,6 +416,8 @@ impl World {
         for central in &mut self.centrals {
             central.hear_all(&self.store);
         }
+        let restarted = Central::start(&self.token, &self.store);
+        assert!(restarted.mirror.is_whole());
         for (at, site) in self.sites.iter_mut().enumerate() {
             let central = &self.centrals[at];
             let Some(own) = central.mirror.site(&name(SITES[at])).cloned() else {

@@ -4,8 +4,10 @@
 
 mod central_kit;
 
+use std::slice;
+
 use central_kit::{Central, Fault, Store, Token, name, plan, record};
-use keyhaven_kms::central::{Acks, Step, Transaction};
+use keyhaven_kms::central::{Acks, Step, Transaction, store_key};
 use keyhaven_types::{HardwareLevel, KeyKind, KeyState, Purpose, Replication};
 use keyhaven_wire::FRAME_BYTES_MAX;
 use keyhaven_wire::kms::{
@@ -291,10 +293,41 @@ fn m4_a_record_that_was_put_back_does_not_replace_what_was_known() {
     tampered.data.insert(at.clone(), old);
     let mut anew = Central::start(&world.token, &tampered);
     let is_evicted = |central: &Central| central.mirror.site(&name("fra")).unwrap().evicted;
-    assert!(!is_evicted(&anew));
-    assert_eq!(anew.mirror.keep_newer(&world.central.mirror), [at]);
-    assert!(is_evicted(&anew));
+    assert!(!is_evicted(&anew) && !anew.mirror.is_whole());
+    assert_eq!(
+        anew.mirror.keep_newer(&world.central.mirror),
+        slice::from_ref(&at)
+    );
+    assert!(is_evicted(&anew) && anew.mirror.is_whole());
     assert_eq!(anew.mirror.keep_newer(&world.central.mirror).len(), 0);
+    // This is what the store must be given again.
+    let stored = anew.mirror.stored(&at);
+    assert_eq!(stored.as_ref(), Some(&world.store.data[&at].1));
+}
+
+#[test]
+fn m4_a_store_that_lacks_a_record_or_has_an_older_one_is_not_whole() {
+    let mut world = World::new();
+    world.site("fra");
+    world.create("orders");
+    let earlier = world.store.clone();
+    world.change(Ask::SiteEvict { site: name("fra") });
+    world.revoke("orders");
+    let is_whole = |store: &Store| Central::start(&world.token, store).mirror.is_whole();
+    assert!(is_whole(&earlier) && is_whole(&world.store));
+    let records = |key: &&Vec<u8>| !key.starts_with(b"h/");
+    for key in world.store.data.keys().filter(records) {
+        let mut without = world.store.clone();
+        without.data.remove(key);
+        assert!(!is_whole(&without), "without {}", store_key::name(key));
+        let mut older = world.store.clone();
+        let Some(old) = earlier.data.get(key) else {
+            continue;
+        };
+        older.data.insert(key.clone(), old.clone());
+        let is_other = *old != world.store.data[key];
+        assert_eq!(!is_whole(&older), is_other, "{}", store_key::name(key));
+    }
 }
 
 #[test]

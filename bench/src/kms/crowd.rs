@@ -269,6 +269,7 @@ mod tests {
             era: 0,
             revision: 3,
             chain: [1; 32],
+            state: [0; 32],
             at_ms: 0,
         });
         let forged = Entry {

@@ -23,6 +23,10 @@ struct Arguments {
     /// Check the file and the token and the store that it names, and exit. Tries the PIN once.
     #[arg(long)]
     check: bool,
+    /// Take a store that is not what central has signed as it is: after a restore that was not whole, or an edit. Who was
+    /// thrown out may be back in it.
+    #[arg(long)]
+    accept_store: bool,
 }
 
 fn main() -> ExitCode {
@@ -37,12 +41,12 @@ fn main() -> ExitCode {
         }
     };
     let result = if arguments.check {
-        daemon::check(&arguments.config).map(|warnings| {
+        daemon::check(&arguments.config, arguments.accept_store).map(|warnings| {
             say(&arguments.config, &warnings);
             true
         })
     } else {
-        daemon::run(&arguments.config).map(Ended::is_in_order)
+        daemon::run(&arguments.config, arguments.accept_store).map(Ended::is_in_order)
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,

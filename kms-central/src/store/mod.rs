@@ -25,6 +25,21 @@ pub struct Stored {
     pub modified: u64,
 }
 
+impl Stored {
+    /// What a watch tells of a key that was deleted. Central deletes nothing, and writes no empty value.
+    pub(crate) fn deletion(modified: u64) -> Self {
+        Self {
+            value: Vec::new(),
+            modified,
+        }
+    }
+
+    /// Whether somebody deleted it.
+    pub(crate) fn is_deletion(&self) -> bool {
+        self.value.is_empty()
+    }
+}
+
 /// What must hold for a transaction to be done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Guard {
@@ -83,7 +98,7 @@ pub struct Page {
 pub struct Event {
     /// The store's revision.
     pub revision: u64,
-    /// Everything that it wrote.
+    /// Everything that it wrote; what somebody else deleted has an empty value.
     pub changes: Vec<(Key, Stored)>,
 }
 

@@ -12,7 +12,10 @@ use keyhaven_wire::kms::{
     ClassRecord, Entry, Grant, Head, KeyRecord, KeyRef, Manifest, Record, Scope, Signed, SiteRecord,
 };
 
-use super::store_key::{self, StoreKey};
+use super::{
+    state_tree::StateTree,
+    store_key::{self, StoreKey},
+};
 use crate::records::{CentralKey, Distrust};
 
 /// A record with how it is kept.
@@ -50,6 +53,7 @@ impl From<&Head> for PastHead {
 pub struct Mirror {
     central: CentralKey,
     items: BTreeMap<StoreKey, Item>,
+    state: StateTree,
     by_revision: BTreeMap<u64, BTreeSet<StoreKey>>,
     key_names: BTreeMap<Name, KeyId>,
     server_names: HashMap<String, BTreeSet<KeyId>>,
@@ -67,6 +71,7 @@ impl Mirror {
         Self {
             central,
             items: BTreeMap::new(),
+            state: StateTree::new(),
             by_revision: BTreeMap::new(),
             key_names: BTreeMap::new(),
             server_names: HashMap::new(),
@@ -127,8 +132,21 @@ impl Mirror {
         self.insert(key.to_vec(), Item { entry, record })
     }
 
-    /// Keeps what another mirror of the same history knows better: nothing in it is ever deleted or made older. Gives the
-    /// store keys of such records.
+    /// Whether this is all that central had signed when it signed the head, and nothing else.
+    pub fn is_whole(&self) -> bool {
+        self.state.root() == self.head_or_none().state
+    }
+
+    /// What [`Head::state`] is after these bodies were written under their store keys.
+    pub(super) fn state_with<'a>(
+        &self,
+        writes: impl IntoIterator<Item = (&'a [u8], &'a [u8])>,
+    ) -> [u8; 32] {
+        self.state.root_with(writes)
+    }
+
+    /// Takes over what another mirror of the same history knows better: nothing in it is ever deleted or made older. Gives
+    /// the store keys of that.
     pub fn keep_newer(&mut self, other: &Mirror) -> Vec<StoreKey> {
         let revision = |item: &Item| store_key::revision_of(&item.record).unwrap_or(0);
         let newer = other.items.iter().filter(|(key, item)| {
@@ -144,7 +162,22 @@ impl Mirror {
                 kept.push(key);
             }
         }
+        if let Some((head, signed)) = &other.head {
+            let is_new = self.head.as_ref().is_none_or(|(known, _)| known != head);
+            if is_new && self.take_head(*head, signed.clone()).is_ok() {
+                kept.push(store_key::HEAD.to_vec());
+            }
+        }
         kept
+    }
+
+    /// What the store must hold under this key.
+    pub fn stored(&self, key: &[u8]) -> Option<Vec<u8>> {
+        let value = match key {
+            store_key::HEAD => postcard::to_stdvec(&self.head.as_ref()?.1),
+            key => postcard::to_stdvec(&self.items.get(key)?.entry),
+        };
+        value.ok()
     }
 
     fn take_head(&mut self, head: Head, signed: Signed) -> Result<(), Distrust> {
@@ -177,6 +210,7 @@ impl Mirror {
             }
         }
         self.index(&item.record);
+        self.state.write(&key, &item.entry.signed.body);
         self.by_revision
             .entry(revision)
             .or_default()
@@ -214,6 +248,7 @@ impl Mirror {
                 era: 1,
                 revision: 0,
                 chain: [0; 32],
+                state: [0; 32],
                 at_ms: 0,
             },
             |(head, _)| *head,

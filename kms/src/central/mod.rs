@@ -11,6 +11,7 @@ mod keys;
 mod mirror;
 mod plan;
 mod sites;
+mod state_tree;
 pub mod store_key;
 mod transaction;
 

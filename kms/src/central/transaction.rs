@@ -123,10 +123,12 @@ impl Transaction {
         records.sort_by(|a, b| a.0.cmp(&b.0));
         let era_up = self.drafts.iter().any(|draft| draft.raises_era);
         let bodies = records.iter().map(|(_, body, _)| body.as_slice());
+        let writes = records.iter().map(|(key, body, _)| (&key[..], &body[..]));
         let head = Head {
             era: before.era + u32::from(era_up),
             revision,
             chain: chain_after(&before.chain, bodies),
+            state: mirror.state_with(writes),
             at_ms: now_ms,
         };
         Ok(Numbered {

@@ -23,6 +23,7 @@ fn head(revision: u64) -> Head {
         era: 1,
         revision,
         chain: [u8::try_from(revision).unwrap(); 32],
+        state: [0; 32],
         at_ms: 0,
     }
 }

@@ -56,6 +56,7 @@ impl Central {
                 era: 1,
                 revision: 0,
                 chain: [0; 32],
+                state: [0; 32],
                 at_ms: 0,
             },
         };

@@ -179,6 +179,7 @@ impl Central {
             for (key, value) in records.into_iter().chain(heads) {
                 self.mirror.take(key, value).unwrap();
             }
+            assert!(self.mirror.is_whole(), "the head speaks for another state");
             self.head_at = Some(self.heard as u64);
         }
     }

@@ -76,6 +76,7 @@ impl Central {
             era: 1,
             revision: 0,
             chain: [0; 32],
+            state: [0; 32],
             at_ms: 0,
         };
         let central = Self {

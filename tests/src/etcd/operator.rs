@@ -3,8 +3,9 @@
 //! Leaves processes to the cluster. Invariant: a command that fails fails the test, with its words.
 
 use std::fs;
+use std::io::Write as _;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -66,8 +67,31 @@ impl EtcdCluster {
     }
 
     /// Writes a value past central: whoever has a certificate could.
-    pub fn put(&self, key: &str, value: &str) {
-        self.must(&["put", key, value]);
+    pub fn put(&self, key: &str, value: &[u8]) {
+        let mut put = self.command(self.running(), &["put", key]);
+        let mut child = put
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("etcdctl starts");
+        let mut stdin = child.stdin.take().expect("it is piped");
+        stdin.write_all(value).expect("etcdctl reads");
+        drop(stdin);
+        let ended = child.wait().expect("etcdctl ends");
+        assert!(ended.success(), "etcdctl put {key}: {ended}");
+    }
+
+    /// The value of a key; none when there is no such key.
+    pub fn get(&self, key: &str) -> Option<Vec<u8>> {
+        let output = self.ctl(self.running(), &["get", key, "--print-value-only"]);
+        assert!(output.status.success(), "etcdctl get {key}");
+        // It ends with a line's end of its own.
+        output.stdout.strip_suffix(b"\n").map(<[u8]>::to_vec)
+    }
+
+    /// Deletes a key past central.
+    pub fn delete(&self, key: &str) {
+        self.must(&["del", key]);
     }
 
     /// A snapshot of the whole state.
@@ -77,8 +101,12 @@ impl EtcdCluster {
 
     /// On any node that runs.
     fn must(&self, arguments: &[&str]) {
+        self.done(self.running(), arguments);
+    }
+
+    fn running(&self) -> usize {
         let running = self.nodes.iter().position(|node| node.child.is_some());
-        self.done(running.expect("a node runs"), arguments);
+        running.expect("a node runs")
     }
 
     fn done(&self, number: usize, arguments: &[&str]) {
@@ -120,9 +148,15 @@ impl EtcdCluster {
     }
 
     pub(super) fn ctl(&self, number: usize, arguments: &[&str]) -> Output {
+        let output = self.command(number, arguments).output();
+        output.expect("etcdctl starts")
+    }
+
+    fn command(&self, number: usize, arguments: &[&str]) -> Command {
         let place = &self.nodes[number].place;
         let root = self.files(ROOT);
-        at(&place.prefix, "etcdctl")
+        let mut command = at(&place.prefix, "etcdctl");
+        command
             .env("ETCDCTL_API", "3")
             .arg("--endpoints")
             .arg(format!("https://{}:{}", place.ip, place.port))
@@ -133,9 +167,8 @@ impl EtcdCluster {
             .arg("--key")
             .arg(root.key)
             .args(["--command-timeout", "10s"])
-            .args(arguments)
-            .output()
-            .expect("etcdctl starts")
+            .args(arguments);
+        command
     }
 }
 

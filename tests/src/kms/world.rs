@@ -324,11 +324,22 @@ impl World {
 
     /// Starts a central that does not run, and waits until it is ready.
     pub fn start_central(&mut self, number: usize) {
-        let command = {
-            let central = &self.centrals[number];
-            central.command(command_at(self.net.as_ref(), &central.name, "kms-central"))
-        };
+        self.start_central_with(number, &[]);
+    }
+
+    /// The same with these options.
+    pub fn start_central_with(&mut self, number: usize, options: &[&str]) {
+        let command = self.central_command(number, options);
         self.centrals[number].start(command);
+    }
+
+    /// The command that starts a central, with these options.
+    pub fn central_command(&self, number: usize, options: &[&str]) -> Command {
+        let central = &self.centrals[number];
+        let command = command_at(self.net.as_ref(), &central.name, "kms-central");
+        let mut command = central.command(command);
+        command.args(options);
+        command
     }
 
     /// Starts a site that does not run, and waits until it is ready.

@@ -53,6 +53,9 @@ pub struct Head {
     /// SHA-256(the chain before ‖ SHA-256 of each signed body that the transaction wrote, in the order of their store
     /// keys); 32 zeros before the first.
     pub chain: [u8; 32],
+    /// One digest of every record in the store after the transaction: the root of a tree that central keeps. A store in
+    /// which a record was put back or left out has another one.
+    pub state: [u8; 32],
     /// When, in milliseconds since 1970, by the writing central's clock; for people.
     pub at_ms: u64,
 }

@@ -77,19 +77,17 @@ impl EtcdWatch {
     /// A message may hold several transactions; each is whole in it, since we do not ask for fragments.
     fn take(&mut self, message: &WatchResponse) {
         for event in message.events() {
-            let (EventType::Put, Some(pair)) = (event.event_type(), event.kv()) else {
-                // Nothing of ours is ever deleted; whoever does has the reload at the next start against him.
-                continue;
-            };
+            let Some(pair) = event.kv() else { continue };
             let at = revision(pair.mod_revision());
             let key = pair.key().strip_prefix(self.prefix.as_slice());
-            let change = (
-                key.unwrap_or(pair.key()).to_vec(),
-                Stored {
+            let stored = match event.event_type() {
+                EventType::Put => Stored {
                     value: pair.value().to_vec(),
                     modified: at,
                 },
-            );
+                EventType::Delete => Stored::deletion(at),
+            };
+            let change = (key.unwrap_or(pair.key()).to_vec(), stored);
             match self.ready.back_mut() {
                 Some(last) if last.revision == at => last.changes.push(change),
                 _ => self.ready.push_back(Event {

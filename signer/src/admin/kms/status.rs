@@ -182,6 +182,7 @@ mod tests {
                 era: 1,
                 revision: 40,
                 chain: [7; 32],
+                state: [0; 32],
                 at_ms: 1_700_000_000_000,
             },
             store: "redb".to_owned(),
