@@ -105,7 +105,12 @@ impl Asks {
                 Outcome::Written {
                     answer,
                     more: false,
-                } => return Ok(progress.join(answer)),
+                } => {
+                    if !matches!(ask, Ask::EraBump) {
+                        progress.warnings.extend(self.0.shared.splits());
+                    }
+                    return Ok(progress.join(answer));
+                }
                 Outcome::Written { answer, more: true } => {
                     progress.add(answer);
                     done = None;

@@ -309,6 +309,16 @@ impl Shared {
         }
     }
 
+    /// Why sites may not take up what is written, in words; a few of them.
+    pub(crate) fn splits(&self) -> Vec<String> {
+        let alarms = lock(&self.0.alarms);
+        let splits = alarms
+            .iter()
+            .filter(|(alarm, _)| matches!(alarm, Alarm::History(_) | Alarm::WentBack));
+        let splits = splits.map(|(_, what)| format!("this does not reach every site: {what}"));
+        splits.take(SPLITS_TOLD).collect()
+    }
+
     /// Alarms and what the mirror did not believe, in words.
     pub(crate) fn warnings(&self, mirror: &Mirror) -> Vec<String> {
         let mut warnings: Vec<String> = lock(&self.0.alarms).values().cloned().collect();
@@ -336,5 +346,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 pub(crate) const NOT_WHOLE: &str =
     "the store is not what central has signed: records were put back, left out or edited";
 
+/// How many sites of another history one answer names.
+const SPLITS_TOLD: usize = 3;
 /// How many bad records one status names.
 const REFUSED_TOLD: usize = 20;

@@ -256,7 +256,14 @@ async fn m4_a_snapshot_put_back_under_a_running_central_is_noticed_by_it_and_by_
     assert!(now.head.revision < head.revision);
     let told = |part: &str| now.warnings.iter().any(|it| it.contains(part));
     assert!(told("went back") && told("`fra`"), "{:?}", now.warnings);
-    admin.change(Ask::EraBump).await;
+    // Who changes something meanwhile is told that sites do not hear of it.
+    let warned = |answer: Answer| match answer {
+        Answer::Committed { warnings, .. } => warnings.join("; "),
+        other => panic!("{other:?}"),
+    };
+    let change = warned(admin.ask(mac("late")).await);
+    assert!(change.contains("does not reach every site"), "{change}");
+    assert_eq!(warned(admin.ask(Ask::EraBump).await), "");
     assert!(fra.lease(head.mark()).await.is_ok());
     assert_eq!(status(&admin).await.warnings, Vec::<String>::new());
 }
