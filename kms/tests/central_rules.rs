@@ -8,7 +8,7 @@ use std::slice;
 
 use central_kit::{Central, Fault, Store, Token, name, plan, record};
 use keyhaven_kms::central::{Acks, Step, Transaction, store_key};
-use keyhaven_types::{HardwareLevel, KeyKind, KeyState, Purpose, Replication};
+use keyhaven_types::{HardwareLevel, KeyKind, KeyState, Operation, Purpose, Replication};
 use keyhaven_wire::FRAME_BYTES_MAX;
 use keyhaven_wire::kms::{
     Held, KeyRef, Record,
@@ -34,16 +34,20 @@ impl World {
             central,
             fresh: 0,
         };
-        world.change(Ask::ClassCreate(NewClass {
-            name: name("near"),
+        world.class("near", 3600);
+        world
+    }
+
+    fn class(&mut self, class: &str, bound_s: u32) -> u64 {
+        self.change(Ask::ClassCreate(NewClass {
+            name: name(class),
             regions: vec![name("eu")],
             hardware_min: HardwareLevel::Software,
-            bound_s: 3600,
+            bound_s,
             generated_only: false,
             replication: Replication::Eager,
             purposes: vec![Purpose::Data, Purpose::Handshake],
-        }));
-        world
+        }))
     }
 
     fn change(&mut self, ask: Ask) -> u64 {
@@ -59,11 +63,15 @@ impl World {
     }
 
     fn create(&mut self, key: &str) -> u64 {
+        self.create_in("near", key)
+    }
+
+    fn create_in(&mut self, class: &str, key: &str) -> u64 {
         self.change(Ask::KeyCreate(NewKey {
             name: name(key),
             kind: KeyKind::Aes256,
             purpose: Purpose::Data,
-            class: name("near"),
+            class: name(class),
             server_names: Vec::new(),
         }))
     }
@@ -90,11 +98,7 @@ impl World {
     }
 
     fn revoke(&mut self, key: &str) -> u64 {
-        self.change(Ask::KeyState {
-            key: KeyRef::Name(name(key)),
-            version: None,
-            state: KeyState::Revoked,
-        })
+        self.change(moved_on(key, KeyState::Revoked))
     }
 
     /// Whether a revision holds everywhere after so many milliseconds, and in how many seconds it will at the latest.
@@ -168,6 +172,14 @@ fn a_rewrap_that_was_cut_short_is_finished_by_the_next_one() {
     assert!(world.epochs().iter().all(|epoch| *epoch == 2));
 }
 
+fn moved_on(key: &str, state: KeyState) -> Ask {
+    Ask::KeyState {
+        key: KeyRef::Name(name(key)),
+        version: None,
+        state,
+    }
+}
+
 #[test]
 fn m5_a_revocation_holds_when_every_site_has_it_or_every_lease_has_ended() {
     let mut world = World::new();
@@ -208,6 +220,42 @@ fn m5_a_site_that_was_thrown_out_may_serve_until_its_lease_ends() {
         assert!(!world.enforced(&Acks::default(), revision, 0).0);
         assert!(world.enforced(&Acks::default(), revision, 3_638_000).0);
     }
+}
+
+#[test]
+fn m5_what_a_revision_promises_stays_when_its_records_are_replaced() {
+    let mut world = World::new();
+    world.class("far", 30);
+    world.site("fra");
+    world.create("orders");
+    world.create_in("far", "invoices");
+    // Both are revoked by one transaction, and the one of the longer bound is then destroyed.
+    let both = [("orders", 500), ("invoices", 501)];
+    let both = both.map(|(key, at)| plan(moved_on(key, KeyState::Revoked), at));
+    let taken = world
+        .central
+        .ask_together(&world.token, &mut world.store, &both);
+    assert_eq!(taken, 2);
+    let revision = world.central.mirror.head_or_none().revision;
+    world.change(moved_on("orders", KeyState::Destroyed));
+    let acks = Acks::default();
+    assert_eq!(world.enforced(&acks, revision, 0), (false, 3638));
+    assert!(!world.enforced(&acks, revision, 3_637_999).0);
+    assert!(world.enforced(&acks, revision, 3_638_000).0);
+}
+
+#[test]
+fn m5_a_grant_is_gone_within_the_bound_of_its_keys_class() {
+    let mut world = World::new();
+    world.class("far", 30);
+    world.site("fra");
+    world.create_in("far", "invoices");
+    let revision = world.change(Ask::GrantSet {
+        identity: "spiffe://keyhaven.test/client/shop".parse().unwrap(),
+        key: Some(KeyRef::Name(name("invoices"))),
+        operations: vec![Operation::Encrypt],
+    });
+    assert_eq!(world.enforced(&Acks::default(), revision, 0), (false, 33));
 }
 
 #[test]

@@ -270,6 +270,7 @@ mod tests {
             revision: 3,
             chain: [1; 32],
             state: [0; 32],
+            bound_s: 0,
             at_ms: 0,
         });
         let forged = Entry {

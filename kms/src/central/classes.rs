@@ -8,6 +8,7 @@ use keyhaven_wire::kms::{
 
 use super::{
     Mirror, Step, Work, changes,
+    enforced::bound_at,
     plan::{Claim, Draft, Planned, Rewrap, Rewrapped, refuse},
     store_key,
 };
@@ -118,10 +119,7 @@ impl Mirror {
             ..class.clone()
         };
         // Leases of the longer bound run on until they end.
-        let longest = match class.bound_before {
-            Some((before, until)) if until > now_ms => before.max(class.bound_s),
-            _ => class.bound_s,
-        };
+        let longest = bound_at(class, now_ms);
         next.bound_before =
             (longest > bound_s).then(|| (longest, now_ms + u64::from(longest) * 1010 + 2000));
         let mut draft = Draft::default();

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use keyhaven_types::Name;
 use keyhaven_wire::kms::{
-    Record, Scope,
+    ClassRecord, Record, Scope,
     admin::{Answer, SiteLag},
 };
 
@@ -58,13 +58,16 @@ impl Mirror {
     /// Whether what a revision wrote holds at every site. `age_ms` says how long ago a revision was committed, rather
     /// less than more.
     pub fn enforced(&self, acks: &Acks, revision: u64, age_ms: impl Fn(u64) -> u64) -> Answer {
+        // Of what came before the log of heads nothing is known.
+        let bound_s = |revision| {
+            let past = self.past_head(revision);
+            past.map_or_else(|| self.longest_bound(0), |past| past.bound_s)
+        };
         // One hundredth for clocks that run slow, and two seconds for what is under way.
-        let lasts_ms = |revision| u64::from(self.bound_of(revision)) * 1010 + 2000;
+        let lasts_ms = |revision| u64::from(bound_s(revision)) * 1010 + 2000;
         let left_ms = |revision: u64| lasts_ms(revision).saturating_sub(age_ms(revision));
         let (mut waiting_for, mut at_most_ms) = (Vec::new(), 0);
-        // What needs no key is done by sites without keys, too.
-        let is_any = self.is_of_servers(revision);
-        for site in self.sites().filter(|site| is_any || !site.holds.is_empty()) {
+        for site in self.sites() {
             let has_it = acks
                 .of(&site.name)
                 .is_some_and(|heard| heard.applied >= revision);
@@ -85,42 +88,31 @@ impl Mirror {
         }
     }
 
-    /// The longest lease in seconds that may have run when this revision was written, over the classes that it was
-    /// about; over all when that cannot be told.
-    fn bound_of(&self, revision: u64) -> u32 {
-        let committed_ms = self.past_head(revision).map_or(0, |past| past.at_ms);
-        let mut about: Vec<&Name> = Vec::new();
-        let mut records = 0;
-        let mut is_known = true;
-        for record in self.written_by(revision) {
-            records += 1;
-            match record {
-                Record::Key(key) => about.push(&key.class),
-                Record::Version(manifest) => about.push(&manifest.class),
-                Record::Class(class) => about.push(&class.name),
-                _ => is_known = false,
-            }
-        }
-        let all = records == 0 || !is_known;
-        let bounds = self
-            .classes()
-            .filter(|(class, _)| all || about.contains(&&class.name))
-            .map(|(class, _)| match class.bound_before {
-                Some((before, until_ms)) if until_ms > committed_ms => class.bound_s.max(before),
-                _ => class.bound_s,
-            });
-        let least = if self.is_of_servers(revision) {
-            SERVER_BOUND_S
-        } else {
-            0
-        };
-        bounds.max().unwrap_or(0).max(least)
+    /// The longest lease in seconds that can run when these records are written, over the classes that they are about.
+    pub(super) fn bound_of<'a>(
+        &self,
+        records: impl IntoIterator<Item = &'a Record>,
+        now_ms: u64,
+    ) -> u32 {
+        let of = |class: &Name| self.class(class).map_or(0, |class| bound_at(class, now_ms));
+        let all = || self.longest_bound(now_ms);
+        let bounds = records.into_iter().map(|record| match record {
+            Record::Key(key) => of(&key.class),
+            Record::Version(manifest) => of(&manifest.class),
+            Record::Class(class) => of(&class.name).max(class.bound_s),
+            Record::Grant(grant) => match grant.scope {
+                Scope::Key(id) => self.key(id).map_or_else(all, |key| of(&key.class)),
+                Scope::Server => SERVER_BOUND_S,
+            },
+            Record::Site(_) | Record::Head(_) | Record::Delivery(_) => all(),
+        });
+        bounds.max().unwrap_or(0)
     }
 
-    /// Whether a revision wrote a grant of what needs no key.
-    fn is_of_servers(&self, revision: u64) -> bool {
-        self.written_by(revision)
-            .any(|record| matches!(record, Record::Grant(grant) if grant.scope == Scope::Server))
+    /// The same over every class.
+    pub(super) fn longest_bound(&self, now_ms: u64) -> u32 {
+        let bounds = self.classes().map(|(class, _)| bound_at(class, now_ms));
+        bounds.max().unwrap_or(0)
     }
 
     /// How far each site is, in the order of their names.
@@ -139,6 +131,14 @@ impl Mirror {
                 }
             })
             .collect()
+    }
+}
+
+/// The longest lease of a class that can run at this moment.
+pub(super) fn bound_at(class: &ClassRecord, now_ms: u64) -> u32 {
+    match class.bound_before {
+        Some((before, until_ms)) if until_ms > now_ms => class.bound_s.max(before),
+        _ => class.bound_s,
     }
 }
 

@@ -34,6 +34,8 @@ pub struct PastHead {
     pub era: u32,
     /// Its chain.
     pub chain: [u8; 32],
+    /// Within how many seconds what it wrote holds everywhere.
+    pub bound_s: u32,
     /// When it was written, by the writing central's wall clock, in milliseconds since 1970.
     pub at_ms: u64,
 }
@@ -43,6 +45,7 @@ impl From<&Head> for PastHead {
         Self {
             era: head.era,
             chain: head.chain,
+            bound_s: head.bound_s,
             at_ms: head.at_ms,
         }
     }
@@ -249,6 +252,7 @@ impl Mirror {
                 revision: 0,
                 chain: [0; 32],
                 state: [0; 32],
+                bound_s: 0,
                 at_ms: 0,
             },
             |(head, _)| *head,
@@ -279,12 +283,6 @@ impl Mirror {
     pub fn after(&self, revision: u64) -> impl Iterator<Item = (u64, &BTreeSet<StoreKey>)> {
         let from = revision.saturating_add(1);
         self.by_revision.range(from..).map(|(at, keys)| (*at, keys))
-    }
-
-    /// The records that a revision wrote and nothing has replaced.
-    pub fn written_by(&self, revision: u64) -> impl Iterator<Item = &Record> {
-        let keys = self.by_revision.get(&revision).into_iter().flatten();
-        keys.filter_map(|key| Some(&self.items.get(key)?.record))
     }
 
     fn prefixed(&self, prefix: &[u8]) -> impl Iterator<Item = &Item> + use<'_> {

@@ -122,6 +122,11 @@ impl Transaction {
         }
         records.sort_by(|a, b| a.0.cmp(&b.0));
         let era_up = self.drafts.iter().any(|draft| draft.raises_era);
+        let drafted = self.drafts.iter().flat_map(|draft| &draft.records);
+        let bound_s = match era_up {
+            true => mirror.longest_bound(now_ms),
+            false => mirror.bound_of(drafted.map(|(record, _)| record), now_ms),
+        };
         let bodies = records.iter().map(|(_, body, _)| body.as_slice());
         let writes = records.iter().map(|(key, body, _)| (&key[..], &body[..]));
         let head = Head {
@@ -129,6 +134,7 @@ impl Transaction {
             revision,
             chain: chain_after(&before.chain, bodies),
             state: mirror.state_with(writes),
+            bound_s,
             at_ms: now_ms,
         };
         Ok(Numbered {

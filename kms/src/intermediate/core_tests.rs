@@ -24,6 +24,7 @@ fn head(revision: u64) -> Head {
         revision,
         chain: [u8::try_from(revision).unwrap(); 32],
         state: [0; 32],
+        bound_s: 0,
         at_ms: 0,
     }
 }

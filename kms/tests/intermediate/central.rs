@@ -77,6 +77,7 @@ impl Central {
             revision: 0,
             chain: [0; 32],
             state: [0; 32],
+            bound_s: 0,
             at_ms: 0,
         };
         let central = Self {

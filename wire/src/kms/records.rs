@@ -56,6 +56,9 @@ pub struct Head {
     /// One digest of every record in the store after the transaction: the root of a tree that central keeps. A store in
     /// which a record was put back or left out has another one.
     pub state: [u8; 32],
+    /// Within how many seconds what the transaction wrote holds at every site, whatever the network does: the longest lease
+    /// that could run when it was written, over the classes that it was about.
+    pub bound_s: u32,
     /// When, in milliseconds since 1970, by the writing central's clock; for people.
     pub at_ms: u64,
 }

@@ -183,6 +183,7 @@ mod tests {
                 revision: 40,
                 chain: [7; 32],
                 state: [0; 32],
+                bound_s: 0,
                 at_ms: 1_700_000_000_000,
             },
             store: "redb".to_owned(),
