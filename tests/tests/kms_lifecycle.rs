@@ -80,7 +80,12 @@ fn until(what: &str, mut holds: impl FnMut() -> bool) {
 #[test]
 fn m8_every_operation_is_done_with_the_key_that_is_for_it() {
     let world = one_site();
-    for (name, kind) in [("ec", "ec-p256"), ("ec384", "ec-p384"), ("rsa", "rsa-2048")] {
+    for (name, kind) in [
+        ("ec", "ec-p256"),
+        ("ec384", "ec-p384"),
+        ("rsa", "rsa-2048"),
+        ("rsa4096", "rsa-4096"),
+    ] {
         make(&world, name, kind, "sign", &["sign", "verify"]);
     }
     make(&world, "data", "aes-256", "data", &["encrypt", "decrypt"]);
@@ -114,6 +119,7 @@ fn m8_every_operation_is_done_with_the_key_that_is_for_it() {
                 SignatureScheme::RsaPkcs1Sha256,
             ],
         ),
+        ("rsa4096", &[SignatureScheme::RsaPssRsaeSha384]),
     ] {
         for &scheme in schemes {
             let signed = shop.one(Task::Sign {
