@@ -27,6 +27,7 @@ fn software(test: &TestToken, kind: &str) -> (Vec<u8>, Vec<u8>) {
     let args: &[&str] = match kind {
         "ec256" => &["EC", "-pkeyopt", "ec_paramgen_curve:P-256"],
         "rsa2048" => &["RSA", "-pkeyopt", "rsa_keygen_bits:2048"],
+        "ed25519" => &["ED25519"],
         other => panic!("no kind {other}"),
     };
     let made = std::process::Command::new("openssl")
@@ -136,5 +137,37 @@ fn managed_what_came_for_one_transport_pair_does_not_open_with_the_next() {
             )
             .unwrap_err();
         assert!(matches!(refused, Error::Blob { .. }), "{refused}");
+    });
+}
+
+#[test]
+fn managed_a_kind_that_the_module_does_not_wrap_is_refused_as_when_one_is_made() {
+    let test = fresh_token!();
+    let keks = set_up(&test, 1);
+    let (key, public) = software(&test, "ed25519");
+    at_central(&test, move |worker, central| {
+        let transport = central.transport(worker).unwrap();
+        let spec = spec(KeyKind::Ed25519, Purpose::Handshake);
+        let kek = kek_for(&keks, Purpose::Handshake).id;
+        let carrier = [0x5a; 32];
+        // Nothing of it is opened, so that not even what cannot be opened is spoken of.
+        for wrapped_kek in [oaep(transport.spki(), &carrier), vec![0; 384]] {
+            let key = wrap(&carrier, &key);
+            let refused = central
+                .import(
+                    worker,
+                    &transport,
+                    &spec,
+                    kek,
+                    &wrapped_kek,
+                    &key,
+                    Some(&public),
+                )
+                .unwrap_err();
+            assert!(
+                matches!(&refused, Error::Unwrappable { kind: KeyKind::Ed25519, module } if module == "SoftHSM2"),
+                "{refused}"
+            );
+        }
     });
 }

@@ -307,21 +307,23 @@ fn m8_a_class_that_wants_generated_keys_takes_no_import() {
 #[test]
 fn m8_an_ed25519_key_is_refused_in_clear_words_where_the_module_cannot_wrap_it() {
     let world = one_site();
-    let output = world.try_admin(&[
-        "kms",
-        "key",
-        "create",
-        "ed",
-        "--kind",
-        "ed25519",
-        "--purpose",
-        "sign",
-        "--class",
-        "all",
-    ]);
-    assert_eq!(output.status.code(), Some(1));
-    let said = String::from_utf8_lossy(&output.stderr).to_lowercase();
-    assert!(said.contains("ed25519") && said.contains("wrap"), "{said}");
+    let file = world.dir().join("ed.pem");
+    let key = KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
+    fs::write(&file, key.serialize_pem()).unwrap();
+    let file = file.display().to_string();
+    for verb in [
+        ["create", "ed", "--kind", "ed25519"],
+        ["import", "ed", "--file", &file],
+    ] {
+        let place = ["--purpose", "sign", "--class", "all"];
+        let output = world.try_admin(&[&["kms", "key"], &verb[..], &place].concat());
+        assert_eq!(output.status.code(), Some(1));
+        let said = String::from_utf8_lossy(&output.stderr).to_lowercase();
+        assert!(
+            said.contains("does not wrap keys of kind ed25519"),
+            "{said}"
+        );
+    }
 }
 
 #[test]

@@ -101,7 +101,7 @@ pub(super) fn open_root<'a>(
 
 impl<'a> At<'a> {
     /// A new key, and its public part.
-    fn make(&self, spec: &Spec) -> Result<(Scoped<'a>, PublicPart), Error> {
+    pub(super) fn make(&self, spec: &Spec) -> Result<(Scoped<'a>, PublicPart), Error> {
         let failed = |source| Error::token("making a managed key", source);
         let private = template::made(self.quirks, spec);
         let raw = self.session.raw().map_err(failed)?;
@@ -151,7 +151,12 @@ impl<'a> At<'a> {
         })
     }
 
-    fn wrap(&self, with: ObjectHandle, key: ObjectHandle, spec: &Spec) -> Result<Vec<u8>, Error> {
+    pub(super) fn wrap(
+        &self,
+        with: ObjectHandle,
+        key: ObjectHandle,
+        spec: &Spec,
+    ) -> Result<Vec<u8>, Error> {
         let mut out = vec![0; WRAPPED_MAX];
         let wrapped = self
             .session

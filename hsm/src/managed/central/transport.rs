@@ -6,10 +6,11 @@
 //! unwrap.
 
 use cryptoki::{mechanism::Mechanism, object::ObjectHandle};
-use keyhaven_types::KekId;
+use keyhaven_types::{KekId, KeyKind};
 
 use super::{
     CentralToken,
+    keys::Keys,
     make::{At, Made},
 };
 use crate::{
@@ -73,7 +74,8 @@ impl CentralToken {
     ///
     /// # Errors
     /// [`Error::Blob`] when either does not open; [`Error::Substituted`] when the key is of another kind or not the
-    /// expected one; [`Error::UnsupportedKey`] when the public part is wanted; [`Error::KekNotFound`]; failures of the
+    /// expected one; [`Error::UnsupportedKey`] when the public part is wanted; [`Error::Unwrappable`] when the module
+    /// gives no such key wrapped, before it was looked at (Ed25519 on SoftHSM2); [`Error::KekNotFound`]; failures of the
     /// token.
     // Seven things make a key that comes from elsewhere, and none of them has a default.
     #[allow(clippy::too_many_arguments, reason = "see above")]
@@ -100,6 +102,9 @@ impl CentralToken {
             let keys = self.keys(own)?;
             let class = self.class_kek(own, &keys, spec.purpose, kek)?;
             let at = self.at(own);
+            if spec.kind == KeyKind::Ed25519 {
+                at.try_kind(&keys, spec)?;
+            }
             let carrier = at.unwrap_carrier(private.handle, spec, wrapped_kek)?;
             let key = at.unwrap(
                 carrier.handle(),
@@ -114,6 +119,14 @@ impl CentralToken {
 }
 
 impl<'a> At<'a> {
+    /// Whether the module wraps keys of this kind at all, by one of its own: else it would say of a good key that it does
+    /// not open.
+    fn try_kind(&self, keys: &Keys, spec: &Spec) -> Result<(), Error> {
+        let (own, _) = self.make(spec)?;
+        self.wrap(keys.root(spec.purpose)?, own.handle(), spec)
+            .map(drop)
+    }
+
     fn unwrap_carrier(
         &self,
         private: ObjectHandle,
