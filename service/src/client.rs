@@ -1,4 +1,4 @@
-//! One lasting connection to one signer, shared by everything in the process that asks it.
+//! One lasting connection to one signer, or to central, shared by everything in the process that asks it.
 //!
 //! Requests go out in batches and replies come back in any order. Connecting again, and asking whether the
 //! signer can serve, go on in the background. Which signer to ask is left to the proxy. One invariant: callers
@@ -18,7 +18,7 @@ use tracing::{Instrument as _, debug, info, info_span, warn};
 
 use crate::{
     calls::{CallError, CloseOnDrop, Link},
-    dial::{ClientConfig, dial},
+    dial::{ClientConfig, dial, who},
     identity::time_left,
     link::{FrameReader, LinkError, write_frames},
     tls::chain,
@@ -195,7 +195,7 @@ impl Keeper {
         };
         let worked = self.publish.borrow().link.is_some();
         let why = match outcome {
-            Ok(()) => "closed by the signer".to_owned(),
+            Ok(()) => format!("closed by {}", self.who()),
             Err(LinkError::Io(error)) => crate::tls::describe(&error),
             Err(error) => chain(&error),
         };
@@ -254,6 +254,10 @@ impl Keeper {
         }
     }
 
+    fn who(&self) -> &'static str {
+        who(self.config.identity.role())
+    }
+
     fn alive(&self, link: &Arc<Link>, healthy: bool) {
         self.publish.send_if_modified(|status| {
             let first = status.link.is_none();
@@ -264,10 +268,11 @@ impl Keeper {
             }
             if changed && !healthy {
                 warn!(
-                    "the signer says that it cannot serve: it stops, or its token does not answer"
+                    "{} says that it cannot serve: it stops, or its token does not answer",
+                    self.who()
                 );
             } else if changed && !first {
-                info!("the signer can serve again");
+                info!("{} can serve again", self.who());
             }
             status.healthy = healthy;
             if healthy {

@@ -1,11 +1,11 @@
-//! Reaching a signer: resolve, connect, authenticate.
+//! Reaching a signer or central: resolve, connect, authenticate.
 //!
 //! Makes one connection, under one deadline, to exactly the identity that is expected; trying again is the
 //! business of `client`.
 
 use std::{io, sync::Arc, time::Duration};
 
-use keyhaven_types::Identity;
+use keyhaven_types::{Identity, Role};
 use keyhaven_wire::ALPN;
 use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::{TlsConnector, client::TlsStream};
@@ -55,26 +55,26 @@ impl ClientConfig {
     }
 }
 
-/// Why a signer was not reached.
+/// Why the other end was not reached.
 #[derive(Debug, thiserror::Error)]
 pub enum DialError {
     /// No address, or nobody there.
-    #[error(
-        "cannot connect to {address}; check `address` in [[signer]] and that a signer runs there"
-    )]
+    #[error("cannot connect to {address}; check {}", place(*.role))]
     Connect {
         /// The address as configured.
         address: String,
+        /// Of whom is expected there.
+        role: Role,
         /// Why.
         source: io::Error,
     },
     /// Too slow.
-    #[error(
-        "{address} does not answer in {limit:?}; check `address` in [[signer]] and that a signer runs there"
-    )]
+    #[error("{address} does not answer in {limit:?}; check {}", place(*.role))]
     Timeout {
         /// The address as configured.
         address: String,
+        /// Of whom is expected there.
+        role: Role,
         /// The limit.
         limit: Duration,
     },
@@ -91,11 +91,37 @@ pub enum DialError {
     Credentials(#[from] rustls::Error),
 }
 
+/// What to check when nobody of this role answers at an address.
+fn place(role: Role) -> String {
+    let who = match role {
+        Role::Central => "central",
+        _ => "a signer",
+    };
+    format!("that {who} runs there, and its address {}", record(role))
+}
+
+/// Where an address and an identity stand: of sites that were found through central, in its record.
+pub(crate) fn record(role: Role) -> &'static str {
+    match role {
+        Role::Central => "in our configuration",
+        _ => "in our configuration or, of a site, in `signer-admin kms site list`",
+    }
+}
+
+/// The other end, in a sentence.
+pub(crate) fn who(role: Role) -> &'static str {
+    match role {
+        Role::Central => "central",
+        _ => "the signer",
+    }
+}
+
 pub(crate) async fn dial(config: &ClientConfig) -> Result<TlsStream<TcpStream>, DialError> {
     let limit = config.connect_timeout;
     timeout(limit, connect(config)).await.unwrap_or_else(|_| {
         Err(DialError::Timeout {
             address: config.address.clone(),
+            role: config.identity.role(),
             limit,
         })
     })
@@ -104,6 +130,7 @@ pub(crate) async fn dial(config: &ClientConfig) -> Result<TlsStream<TcpStream>, 
 async fn connect(config: &ClientConfig) -> Result<TlsStream<TcpStream>, DialError> {
     let failed = |source| DialError::Connect {
         address: config.address.clone(),
+        role: config.identity.role(),
         source,
     };
     let refused = |reason| DialError::Tls {

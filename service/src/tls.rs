@@ -28,6 +28,7 @@ use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
 use crate::{
     credentials::{Credentials, is_server},
+    dial::record,
     identity::peer_identity,
 };
 
@@ -186,7 +187,8 @@ fn verify_server_chain(
 #[derive(Debug, thiserror::Error)]
 enum Stranger {
     #[error(
-        "{found} answers where {expected} is expected; correct `address` or `identity` in [[signer]]"
+        "{found} answers where {expected} is expected; correct its address or identity {}",
+        record(.expected.role())
     )]
     Other { found: Identity, expected: Identity },
     #[error("{found} has no role that may call here")]

@@ -50,6 +50,28 @@ async fn only_a_proxy_may_call_and_only_the_named_signer_may_answer() {
 }
 
 #[tokio::test]
+async fn another_one_than_expected_is_corrected_where_its_address_stands() {
+    let ca = Ca::new();
+    let server = Server::start(ca.credentials("spiffe://keyhaven.test/signer/other")).await;
+    for (expected, told) in [
+        (
+            SIGNER,
+            "correct its address or identity in our configuration or, of a site, in `signer-admin kms site list`",
+        ),
+        (
+            "spiffe://keyhaven.test/central/main",
+            "correct its address or identity in our configuration",
+        ),
+    ] {
+        let client = server.client_with(ca.credentials(PROXY), |config| {
+            config.identity = identity(expected);
+        });
+        let why = refusal(&client).await;
+        assert!(why.ends_with(told), "{why}");
+    }
+}
+
+#[tokio::test]
 async fn a_listener_may_let_other_roles_in() {
     let ca = Ca::new();
     let server = Server::with(ca.credentials(SIGNER), Default::default(), |config| {

@@ -19,7 +19,10 @@ use tokio::{
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
+const CENTRAL: &str = "spiffe://keyhaven.test/central/main";
+
 struct Rogue {
+    identity: &'static str,
     socket: TcpListener,
     address: SocketAddr,
     acceptor: TlsAcceptor,
@@ -27,7 +30,16 @@ struct Rogue {
 
 impl Rogue {
     async fn new(ca: &Ca, alpn: &[&[u8]], version: &'static SupportedProtocolVersion) -> Self {
-        let (chain, key) = ca.issue(&[uri_name(SIGNER)], |_| {});
+        Self::of(SIGNER, ca, alpn, version).await
+    }
+
+    async fn of(
+        identity: &'static str,
+        ca: &Ca,
+        alpn: &[&[u8]],
+        version: &'static SupportedProtocolVersion,
+    ) -> Self {
+        let (chain, key) = ca.issue(&[uri_name(identity)], |_| {});
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_protocol_versions(&[version])
@@ -41,6 +53,7 @@ impl Rogue {
         config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
         let socket = TcpListener::bind(loopback(0)).await.unwrap();
         Self {
+            identity,
             address: socket.local_addr().unwrap(),
             socket,
             acceptor: TlsAcceptor::from(Arc::new(config)),
@@ -50,7 +63,7 @@ impl Rogue {
     fn client(&self, ca: &Ca) -> Client {
         let mut config = ClientConfig::new(
             self.address.to_string(),
-            identity(SIGNER),
+            identity(self.identity),
             ca.credentials(PROXY),
         );
         config.ping_timeout = Duration::from_secs(1);
@@ -262,20 +275,40 @@ async fn servers_of_another_protocol_are_not_spoken_to() {
 }
 
 #[tokio::test]
-async fn nobody_there_is_told_with_the_address() {
+async fn nobody_there_is_told_with_the_address_and_what_should_be_there() {
     let ca = Ca::new();
-    let rogue = Rogue::new(&ca, &[ALPN], &TLS13).await;
+    for (expected, told) in [
+        (SIGNER, "check that a signer runs there, and its address"),
+        (CENTRAL, "check that central runs there, and its address"),
+    ] {
+        let rogue = Rogue::of(expected, &ca, &[ALPN], &TLS13).await;
+        let client = rogue.client(&ca);
+        let address = rogue.address.to_string();
+        drop(rogue);
+        until("a reason", || {
+            client.last_error().is_some_and(|why| {
+                why.contains(&address) && why.contains(told) && !why.contains("[[signer]]")
+            })
+        })
+        .await;
+        assert_eq!(
+            client.call(start("c"), PATIENCE).await.unwrap_err(),
+            CallError::Unreachable
+        );
+    }
+}
+
+#[tokio::test]
+async fn central_that_ends_is_not_called_a_signer() {
+    let ca = Ca::new();
+    let rogue = Rogue::of(CENTRAL, &ca, &[ALPN], &TLS13).await;
     let client = rogue.client(&ca);
-    let address = rogue.address.to_string();
-    drop(rogue);
-    until("a reason", || {
-        client
-            .last_error()
-            .is_some_and(|why| why.contains(&address))
+    let mut session = rogue.connection().await;
+    assert!(client.healthy(PATIENCE).await);
+    session.stream.shutdown().await.unwrap();
+    drop(session);
+    until("the reason", || {
+        client.last_error().as_deref() == Some("closed by central")
     })
     .await;
-    assert_eq!(
-        client.call(start("c"), PATIENCE).await.unwrap_err(),
-        CallError::Unreachable
-    );
 }

@@ -243,7 +243,7 @@ fn s6_a_proxy_gives_no_handshake_to_a_signer_of_another_name() {
         &proxy.log().join("\n"),
         &[
             "spiffe://keyhaven.test/signer/main",
-            "correct `address` or `identity`",
+            "correct its address or identity",
         ],
     );
 }

@@ -208,7 +208,7 @@ async fn connected(client: &Client) -> Result<keyhaven_service::PinnedConnection
             return Ok(connection);
         }
         if let Some(why) = client.last_error() {
-            return Err(in_our_words(&why));
+            return Err(text::clean(&why));
         }
         sleep(LOOK_AGAIN).await;
     }
@@ -227,14 +227,6 @@ fn call_failure(to: &Endpoint, error: CallError) -> CallFailure {
             "see that it is well; a larger timeout_ms in the client's file gives it more time",
         )),
     }
-}
-
-/// `service` speaks to proxies, of signers.
-fn in_our_words(why: &str) -> String {
-    text::clean(&why.replace(
-        "check `address` in [[signer]] and that a signer runs there",
-        "check its `address`, and that it runs there",
-    ))
 }
 
 /// An answer that central could not have given to this question.
