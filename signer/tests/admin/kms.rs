@@ -263,6 +263,28 @@ fn a_site_gets_what_the_ceremony_has_signed_for_it() {
 }
 
 #[test]
+fn the_doctor_says_which_class_keys_a_site_holds() {
+    let rite = Rite::begun();
+    rite.export("everywhere", &rite.keks("sign")[..1]);
+    rite.site.identity();
+    rite.site.configure_kms(&rite.central.path("central.pem"));
+    let doctor = || rite.site.run(&["doctor", "--config", "signer.toml"]);
+    let run = doctor();
+    assert_eq!(run.code, 0, "{run:?}");
+    run.found("warning", "holds no class key");
+    assert!(run.stdout.contains("try: have a ceremony"), "{run:?}");
+    // A site's token needs no private key of its own.
+    assert!(!run.stdout.contains("no private key"), "{run:?}");
+
+    let enroll = rite.enroll("central.pem");
+    assert_eq!(rite.deliver(&enroll, &enroll.fingerprint()).code, 0);
+    assert_eq!(enroll.end().code, 0);
+    let run = doctor();
+    assert_eq!(run.code, 0, "{run:?}");
+    run.found("ok", "holds the class keys everywhere/sign 1");
+}
+
+#[test]
 fn a_ceremony_that_is_held_again_makes_what_is_missing_and_nothing_else() {
     let rite = Rite::begun();
     let pem = fs::read(rite.central.path("central.pem")).unwrap();

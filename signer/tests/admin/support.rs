@@ -163,6 +163,19 @@ impl Bench {
         std::fs::write(self.path("signer.toml"), text).unwrap();
     }
 
+    /// Writes `signer.toml` of a signer that is a site of the KMS and nothing else.
+    pub(crate) fn configure_kms(&self, central_key: &Path) {
+        let text = format!(
+            "listen = \"127.0.0.1:0\"\n[identity]\ncertificate = \"id.crt\"\nkey = \"id.key\"\nca = \"idca.crt\"\n\
+             [[token]]\nname = \"main\"\nuri = \"{}\"\n\
+             [kms]\nsite = \"fra\"\ntoken = \"main\"\ncentral_key = \"{}\"\nreplica = \"replica.redb\"\n\
+             [[kms.central]]\naddress = \"127.0.0.1:7500\"\nidentity = \"spiffe://keyhaven.test/central/main\"\n",
+            self.token.uri_with_pin(),
+            central_key.display()
+        );
+        std::fs::write(self.path("signer.toml"), text).unwrap();
+    }
+
     /// What [`Bench::configure`] needs: identity, key and certificate.
     pub(crate) fn prepare_site(&self) {
         self.make("ec-p256");

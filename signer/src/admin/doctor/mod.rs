@@ -3,6 +3,7 @@
 //! Changes nothing. Invariant: a PIN is sent at most once, after the token said that tries are left.
 
 mod finding;
+mod kms;
 mod probe;
 mod road;
 mod setup;
@@ -27,6 +28,7 @@ pub(super) fn run(args: &DoctorArgs) -> Result<Report, Failure> {
             let _session = token::examine(
                 Selected::new(&args.token),
                 args.token.module.module.as_deref(),
+                false,
                 &mut findings,
             );
         }

@@ -1,4 +1,4 @@
-//! The doctor on a signer's configuration: file, identity, limits, every token, every site.
+//! The doctor on a signer's configuration: file, identity, limits, every token, every site, the KMS.
 //!
 //! The file's own rules are `config`'s; what only a look at the machine and the tokens can tell is added here.
 //! Invariant: a token is logged in to once, however many keys are in it.
@@ -10,7 +10,7 @@ use rustix::process::{Resource, getrlimit};
 
 use super::{
     finding::Findings,
-    road, site,
+    kms, road, site,
     token::{self, Opened},
 };
 use crate::{
@@ -74,6 +74,7 @@ pub(super) fn examine(path: &Path, findings: &mut Findings) {
         if let Some(opened) = token::examine(
             Selected::from_config(section),
             section.module.as_deref(),
+            kms::is_for_managed_keys(&config, &section.name),
             findings,
         ) {
             tokens.insert(&section.name, opened);
@@ -83,6 +84,9 @@ pub(super) fn examine(path: &Path, findings: &mut Findings) {
         if let Some(served) = site::examine(section, &tokens, findings) {
             road::examine(&config, section, &served, &tokens, findings);
         }
+    }
+    if let Some(section) = &config.kms {
+        kms::examine(section, &tokens, findings);
     }
 }
 

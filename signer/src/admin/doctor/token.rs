@@ -31,10 +31,12 @@ pub(super) struct Opened {
     _session: AdminSession,
 }
 
-/// Examines a token, and keeps it open. `module` is the one that was named; SoftHSM2 if none was.
+/// Examines a token, and keeps it open. `module` is the one that was named; SoftHSM2 if none was. `may_be_bare`: it is
+/// well without a private key, too.
 pub(super) fn examine(
     selected: Result<Selected, Failure>,
     module: Option<&Path>,
+    may_be_bare: bool,
     findings: &mut Findings,
 ) -> Option<Opened> {
     let selected = match selected {
@@ -57,7 +59,7 @@ pub(super) fn examine(
     let write_protected = look(&selected, &subject, findings);
     let (session, pin) = log_in(&selected, &subject, findings)?;
     let proven = levels(&selected, pin, &subject, findings);
-    let keys = keys(&session, &subject, findings);
+    let keys = keys(&session, &subject, may_be_bare, findings);
     Some(Opened {
         keys,
         proven,
@@ -190,7 +192,12 @@ fn levels(
     }
 }
 
-fn keys(session: &AdminSession, subject: &str, findings: &mut Findings) -> Vec<KeyEntry> {
+fn keys(
+    session: &AdminSession,
+    subject: &str,
+    may_be_bare: bool,
+    findings: &mut Findings,
+) -> Vec<KeyEntry> {
     let keys = match session.keys() {
         Ok(keys) => keys,
         Err(error) => {
@@ -198,7 +205,7 @@ fn keys(session: &AdminSession, subject: &str, findings: &mut Findings) -> Vec<K
             return Vec::new();
         }
     };
-    if keys.is_empty() {
+    if keys.is_empty() && !may_be_bare {
         findings.warning(
             subject,
             "it has no private key",
