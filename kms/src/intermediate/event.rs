@@ -11,6 +11,7 @@ use super::{
     judge::{Batch, Refusal},
     lease::Lease,
 };
+use crate::records::Distrust;
 
 /// What happened.
 #[derive(Debug)]
@@ -99,7 +100,7 @@ pub(super) enum Alarm {
         "central's history is not the one that this site has seen: its store was restored or edited; this site stays with what it has"
     )]
     History,
-    #[error("an answer of central's is refused: {0}")]
+    #[error("an answer of central's is refused: {}", in_words(.0))]
     Refused(Refusal),
     #[error("this site is not enrolled at central, or was thrown out; it serves no managed key")]
     NotEnrolled,
@@ -115,4 +116,37 @@ pub(super) enum Alarm {
     Clocks,
     #[error("central began a new era; the replica is filled anew")]
     NewEra,
+}
+
+/// A refusal with what lies beneath, and what to do about the one that has a remedy.
+fn in_words(refusal: &Refusal) -> String {
+    match refusal {
+        Refusal::Distrust(Distrust::Signature) => {
+            "it is not signed by the key in `central_key`; if that file is another central's, fetch the right central.pem \
+             and compare its fingerprint"
+                .to_owned()
+        }
+        Refusal::Distrust(beneath) => format!("{refusal}: {beneath}"),
+        refusal => refusal.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_centrals_key_is_told_with_what_to_do() {
+        let told = |refusal| Alarm::Refused(refusal).to_string();
+        let signature = told(Refusal::Distrust(Distrust::Signature));
+        assert!(signature.contains("`central_key`"), "{signature}");
+        assert!(
+            signature.contains("fetch the right central.pem"),
+            "{signature}"
+        );
+        // Whatever else it is, the cause is told.
+        let newer = told(Refusal::Distrust(Distrust::Unreadable));
+        assert!(newer.contains("newer program"), "{newer}");
+        assert!(told(Refusal::Fork).ends_with("two histories"));
+    }
 }

@@ -59,7 +59,10 @@ pub enum StartError {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The replica is another site's, or of another central.
-    #[error("the replica {} belongs to {found}, not to {wanted}", path.display())]
+    #[error(
+        "the replica {} belongs to {found}, not to {wanted}; name another file, and the site fills it",
+        path.display()
+    )]
     Foreign {
         /// The file.
         path: PathBuf,

@@ -310,13 +310,19 @@ fn raise(inner: &Inner, alarm: &Alarm) {
     match alarm {
         Alarm::Enrolled | Alarm::DiskBack => tracing::info!(site, "{alarm}"),
         Alarm::NewEra | Alarm::Clocks => tracing::warn!(site, "{alarm}"),
-        Alarm::History | Alarm::Refused(_) | Alarm::NotEnrolled => {
-            let event = match alarm {
-                Alarm::NotEnrolled => "evicted",
-                Alarm::History => "history",
-                _ => "refused-record",
-            };
-            tracing::error!(target: "audit", event, site, "{alarm}");
+        Alarm::NotEnrolled => {
+            let identity = &inner.identity;
+            tracing::error!(
+                target: "audit",
+                event = "evicted",
+                site,
+                %identity,
+                "{alarm}; a new one is registered by `signer-admin kms site add --from … --identity {identity}`"
+            );
+        }
+        Alarm::History => tracing::error!(target: "audit", event = "history", site, "{alarm}"),
+        Alarm::Refused(_) => {
+            tracing::error!(target: "audit", event = "refused-record", site, "{alarm}");
         }
         Alarm::Disk => tracing::error!(site, "{alarm}"),
     }
