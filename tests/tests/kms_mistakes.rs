@@ -26,6 +26,26 @@ fn restart_with(world: &mut World, old: &str, new: &str) {
 }
 
 #[test]
+fn m3_a_site_that_central_knows_by_another_name_says_both() {
+    let mut world = one_site();
+    restart_with(&mut world, "site = \"fra\"", "site = \"paris\"");
+    let fra = world.site("fra").running();
+    let line = fra.wait_for_text("but central knows").to_string();
+    assert!(
+        line.contains("\\\"paris\\\"") && line.contains("`fra`"),
+        "{line}"
+    );
+    // A later change does not have it said again.
+    world.create_key("a", "ec-p256", "sign", "all");
+    fra.wait_for_text("applied");
+    let said = fra.log();
+    let said = said
+        .iter()
+        .filter(|line| line.contains("but central knows"));
+    assert_eq!(said.count(), 1);
+}
+
+#[test]
 fn k1_another_centrals_key_is_named_as_the_mistake_that_it_is() {
     let mut world = one_site();
     let other = world.dir().join("other.pem");

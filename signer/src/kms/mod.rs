@@ -11,7 +11,7 @@ mod tickets;
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        Arc, Mutex, MutexGuard, Once, PoisonError, Weak,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -24,8 +24,8 @@ use keyhaven_kms::{
     lookup::{Counts, Operate, Router, RouterParts},
 };
 use keyhaven_service::{Caller, Credentials, Shares, shutdown::Shutdown};
-use keyhaven_types::{CustodyLevel, Identity, Operation, Role};
-use keyhaven_wire::{ErrorCode, Reply, Request};
+use keyhaven_types::{CustodyLevel, Identity, Name, Operation, Role};
+use keyhaven_wire::{ErrorCode, Reply, Request, kms::SiteRecord};
 use tokio::sync::Semaphore;
 
 use crate::{
@@ -104,6 +104,10 @@ pub struct Kms {
     swept: AtomicU64,
     /// How often the intermediate had thrown everything away when the last sweep began.
     forgotten: AtomicU64,
+    /// Who the signer is.
+    identity: Identity,
+    /// Done when it was said that central knows the site by another name.
+    misnamed: Once,
 }
 
 /// How a site is, for metrics.
@@ -150,6 +154,7 @@ impl Kms {
             threads: u32::try_from(parts.threads).unwrap_or(u32::MAX),
             clock: Clock::system(),
         })?;
+        let identity = credentials.identity().clone();
         let router = Router::start(RouterParts {
             local: Arc::new(intermediate.clone()),
             credentials,
@@ -195,6 +200,8 @@ impl Kms {
             peers: Mutex::default(),
             swept: AtomicU64::new(0),
             forgotten: AtomicU64::new(0),
+            identity,
+            misnamed: Once::new(),
         }))
     }
 
@@ -292,8 +299,8 @@ impl Kms {
         self.peers().remove(&caller.connection);
     }
 
-    /// After new records: ends connections of sites that were thrown out, and drops what may be used no more. Called each
-    /// second.
+    /// After new records: ends connections of sites that were thrown out, drops what may be used no more, and looks
+    /// whether central knows this site by its name. Called each second.
     pub(crate) fn sweep(&self) {
         let forgotten = self.intermediate.forgotten();
         if self.forgotten.swap(forgotten, Ordering::Relaxed) != forgotten {
@@ -311,6 +318,10 @@ impl Kms {
             }
         }
         self.sites.forget_stale();
+        let own = self.intermediate.table().site_of(&self.identity);
+        if let Some(why) = own.and_then(|own| other_name(self.intermediate.site(), &own)) {
+            self.misnamed.call_once(|| tracing::error!("{why}"));
+        }
     }
 
     fn peers(&self) -> MutexGuard<'_, HashMap<u64, Weak<Caller>>> {
@@ -371,6 +382,17 @@ fn reached(profile: &Profile) -> CustodyLevel {
         false => profile.tls13.min(CustodyLevel::Master),
     };
     tls13.max(profile.tls12)
+}
+
+/// Why the configuration's name of the site is not the one of its record, if so.
+fn other_name(configured: &Name, own: &SiteRecord) -> Option<String> {
+    (own.name != *configured).then(|| {
+        format!(
+            "[kms] says site = \"{configured}\", but central knows {} as site `{}`; correct `site`, and give it a replica \
+             of its own, or correct the certificate in [identity]",
+            own.identity, own.name
+        )
+    })
 }
 
 fn labels(token: &SiteToken) -> Vec<String> {
