@@ -5,7 +5,9 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use keyhaven_tests::kms::{Class, Edge, World, world};
+use keyhaven_tests::kms::{Class, Edge, Kms, World, world};
+use keyhaven_wire::{Reply, Request};
+use rustls::pki_types::{CertificateDer, pem::PemObject as _};
 
 const HOST: &str = "shop.keyhaven.test";
 
@@ -56,6 +58,58 @@ fn m3_a_site_is_served_by_a_key_that_came_from_central() {
     // And with central away it goes on.
     world.centrals[0].kill();
     assert_eq!(edge.get(HOST).unwrap().len(), 10);
+}
+
+#[test]
+fn m3_a_site_of_the_file_goes_before_a_managed_key_of_the_same_name() {
+    let mut world = https(false);
+    let edge = world.start_edge("edge", &["fra"], "");
+    let managed = edge.certificate(HOST).unwrap();
+    let fra = world.site("fra");
+    fra.token
+        .generate_key("EC:prime256v1", "own", "01")
+        .unwrap();
+    let spki = fra.token.public_key("own").unwrap();
+    let own = world.site_ca.site("own", &[HOST], &spki);
+    let section = format!(
+        "[[site]]\nnames = [\"{HOST}\"]\nproxies = [\"spiffe://keyhaven.test/proxy/edge\"]\n\
+         [[site.key]]\ntoken = \"main\"\nuri = \"pkcs11:object=own;type=private\"\ncertificate = \"{}\"",
+        own.display()
+    );
+    fra.write_config(&world, &section, "");
+    // The other site knows the managed key alone.
+    world.site_mut("nyc").kill();
+    world.site_mut("fra").kill();
+    world.restart_site("fra");
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let served = loop {
+        if let Ok(served) = edge.certificate(HOST) {
+            break served;
+        }
+        assert!(Instant::now() < deadline, "the proxy does not come back");
+        thread::sleep(Duration::from_millis(100));
+    };
+    assert_ne!(served, managed);
+    let own = CertificateDer::from_pem_file(own).unwrap();
+    assert_eq!(served, own.as_ref());
+}
+
+#[test]
+fn m3_a_signer_with_managed_keys_alone_is_healthy_while_its_token_is() {
+    let world = world()
+        .class(Class::new("all", &["eu"]))
+        .site("fra", "eu")
+        .shims()
+        .start();
+    let fra = world.site("fra");
+    let mut proxy = Kms::connect(fra.address, &world.identity("proxy", "edge"));
+    assert!(matches!(proxy.ask(&Request::Ping), Reply::Pong));
+    fra.token.shim().set_faults("* error 0x32");
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while matches!(proxy.ask(&Request::Ping), Reply::Pong) {
+        assert!(Instant::now() < deadline, "well without its token");
+        thread::sleep(Duration::from_millis(100));
+    }
 }
 
 #[test]
