@@ -61,7 +61,7 @@ fn m3_a_site_is_served_by_a_key_that_came_from_central() {
 }
 
 #[test]
-fn m3_a_site_of_the_file_goes_before_a_managed_key_of_the_same_name() {
+fn a_site_of_the_file_goes_before_a_managed_key_of_the_same_name() {
     let mut world = https(false);
     let edge = world.start_edge("edge", &["fra"], "");
     let managed = edge.certificate(HOST).unwrap();
@@ -95,7 +95,7 @@ fn m3_a_site_of_the_file_goes_before_a_managed_key_of_the_same_name() {
 }
 
 #[test]
-fn m3_a_signer_with_managed_keys_alone_is_healthy_while_its_token_is() {
+fn a_signer_with_managed_keys_alone_is_healthy_while_its_token_is() {
     let world = world()
         .class(Class::new("all", &["eu"]))
         .site("fra", "eu")

@@ -1,10 +1,12 @@
-//! What an operator gets wrong at a site, and whether the site says so.
+//! What an operator gets wrong, and whether central, a site or the command says so.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::fs;
 
-use keyhaven_tests::kms::{Class, SiteNode, World, world};
+use keyhaven_tests::kms::{Class, SiteNode, World, spiffe, world};
+use rcgen::PublicKeyData as _;
+use serde_json::Value;
 
 fn one_site() -> World {
     world()
@@ -26,7 +28,7 @@ fn restart_with(world: &mut World, old: &str, new: &str) {
 }
 
 #[test]
-fn m3_a_site_that_central_knows_by_another_name_says_both() {
+fn a_site_that_central_knows_by_another_name_says_both() {
     let mut world = one_site();
     restart_with(&mut world, "site = \"fra\"", "site = \"paris\"");
     let fra = world.site("fra").running();
@@ -46,7 +48,7 @@ fn m3_a_site_that_central_knows_by_another_name_says_both() {
 }
 
 #[test]
-fn k1_another_centrals_key_is_named_as_the_mistake_that_it_is() {
+fn another_centrals_key_is_named_as_the_mistake_that_it_is() {
     let mut world = one_site();
     let other = world.dir().join("other.pem");
     let key = rcgen::KeyPair::generate().unwrap();
@@ -61,7 +63,7 @@ fn k1_another_centrals_key_is_named_as_the_mistake_that_it_is() {
 }
 
 #[test]
-fn m3_a_site_that_is_not_enrolled_says_who_it_is_and_how_to_enroll_it() {
+fn a_site_that_is_not_enrolled_says_who_it_is_and_how_to_enroll_it() {
     let mut world = one_site();
     let address = (world.site("fra").address.ip(), 7444).into();
     let stranger = SiteNode::prepare(&world, "rom", "eu", address, false);
@@ -76,4 +78,80 @@ fn m3_a_site_that_is_not_enrolled_says_who_it_is_and_how_to_enroll_it() {
         .to_string();
     let command = format!("kms site add --from … --identity {identity}");
     assert!(line.contains(&command), "{line}");
+}
+
+/// What central warned of, and nothing else.
+fn warned(answer: &Value) -> Vec<&str> {
+    let warnings = answer["warnings"].as_array().unwrap();
+    warnings.iter().filter_map(Value::as_str).collect()
+}
+
+#[test]
+fn a_site_whose_identity_has_another_name_is_warned_of_once() {
+    let world = world().class(Class::new("all", &["eu"])).start();
+    let add = |site: &str, signer: &str, address: &str| {
+        let identity = spiffe("signer", signer);
+        world.admin(&[
+            "kms",
+            "site",
+            "add",
+            "--site",
+            site,
+            "--identity",
+            &identity,
+            "--address",
+            address,
+            "--region",
+            "eu",
+            "--hardware",
+            "software",
+        ])
+    };
+    assert!(warned(&add("fra", "fra", "127.0.0.1:1")).is_empty());
+    let odd = add("rom", "roma", "127.0.0.1:2");
+    let odd = warned(&odd);
+    assert!(odd.len() == 1 && odd[0].contains("`rom`"), "{odd:?}");
+    // It is the one that it is: it has only moved.
+    assert!(warned(&add("rom", "roma", "127.0.0.1:3")).is_empty());
+}
+
+#[test]
+fn a_handshake_key_that_no_name_finds_is_warned_of() {
+    let world = world().class(Class::new("all", &["eu"])).start();
+    let create = |name: &str, purpose: &str, more: &[&str]| {
+        let verb = ["kms", "key", "create", name, "--kind", "ec-p256"];
+        let place = ["--purpose", purpose, "--class", "all"];
+        world.admin(&[&verb[..], &place, more].concat())
+    };
+    let nameless = create("nameless", "handshake", &[]);
+    let nameless = warned(&nameless);
+    assert!(
+        nameless.len() == 1 && nameless[0].contains("no host name"),
+        "{nameless:?}"
+    );
+    assert!(warned(&create("orders", "sign", &[])).is_empty());
+    let shop = [
+        "--server-name",
+        "shop.example",
+        "--server-name",
+        "www.shop.example",
+    ];
+    assert!(warned(&create("shop", "handshake", &shop)).is_empty());
+
+    // A certificate that the key's own names are not all in.
+    let chain = |key: &str, names: &[&str]| {
+        let csr = world.admin(&["kms", "key", "csr", key]);
+        let csr = rcgen::CertificateSigningRequestParams::from_pem(csr["csr"].as_str().unwrap());
+        let spki = csr.unwrap().public_key.subject_public_key_info();
+        let file = world.site_ca.site(key, names, &spki);
+        world.admin(&["kms", "key", "chain", key, &file.display().to_string()])
+    };
+    let half = chain("shop", &["shop.example", "other.example"]);
+    let half = warned(&half);
+    assert!(
+        half.len() == 1 && half[0].contains("does not name www.shop.example:"),
+        "{half:?}"
+    );
+    assert!(warned(&chain("shop", &["shop.example", "*.shop.example"])).is_empty());
+    assert!(warned(&chain("nameless", &["late.example"])).is_empty());
 }

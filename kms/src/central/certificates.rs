@@ -78,6 +78,9 @@ impl Mirror {
             next.server_names = names_of(chain);
         }
         self.check_hosts(&next.server_names, Some(key.id))?;
+        draft
+            .warnings
+            .extend(warn_of_names(&next.server_names, chain));
         draft.claims = host_claims(&next.server_names, key.id);
         let mut certified = Manifest {
             chain: chain_digest(chain),
@@ -149,6 +152,12 @@ pub(super) fn check_chain(chain: &[Vec<u8>], public: &Public) -> Planned<()> {
 
 /// Host names of the first certificate.
 pub(super) fn names_of(chain: &[Vec<u8>]) -> Vec<String> {
+    let mut names = all_names_of(chain);
+    names.truncate(keyhaven_wire::kms::SERVER_NAMES_MAX);
+    names
+}
+
+fn all_names_of(chain: &[Vec<u8>]) -> Vec<String> {
     let leaf = chain
         .first()
         .and_then(|der| X509Certificate::from_der(der).ok());
@@ -162,11 +171,50 @@ pub(super) fn names_of(chain: &[Vec<u8>]) -> Vec<String> {
                     _ => None,
                 })
                 .filter(|name| is_host_name(name))
-                .take(keyhaven_wire::kms::SERVER_NAMES_MAX)
                 .collect(),
         )
     });
     names.unwrap_or_default()
+}
+
+/// What to say of a handshake key without host names, if it has none.
+pub(super) fn unnamed(names: &[String]) -> Option<String> {
+    names.is_empty().then(|| {
+        "the key has no host name, so no handshake finds it: `kms key chain` gives it those of its first certificate, or \
+         make it anew with --server-name"
+            .to_owned()
+    })
+}
+
+/// What clients will not like about a certificate, or why none will come, if so.
+pub(super) fn warn_of_names(names: &[String], chain: &[Vec<u8>]) -> Option<String> {
+    if names.is_empty() {
+        return Some(
+            "neither the key nor its certificate has a host name, so no handshake finds it: bring a certificate with names"
+                .to_owned(),
+        );
+    }
+    let covered = all_names_of(chain);
+    let missing: Vec<&str> = names
+        .iter()
+        .filter(|name| !covered.iter().any(|pattern| covers(pattern, name)))
+        .map(String::as_str)
+        .collect();
+    (!missing.is_empty()).then(|| {
+        format!(
+            "the certificate does not name {}: clients will refuse it there; bring one with these names by `kms key chain`",
+            missing.join(", ")
+        )
+    })
+}
+
+/// A wildcard is one whole label (RFC 6125, section 6.4.3).
+fn covers(has: &str, wanted: &str) -> bool {
+    let parent = wanted.split_once('.').map(|(_, parent)| parent);
+    has == wanted
+        || has
+            .strip_prefix("*.")
+            .is_some_and(|domain| Some(domain) == parent)
 }
 
 /// A host name in lower case (RFC 1123), or a wildcard for one label.
@@ -181,4 +229,51 @@ pub(super) fn is_host_name(name: &str) -> bool {
             && !label.ends_with('-')
     };
     name.len() <= 253 && name.split('.').all(is_label)
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertificateParams, KeyPair};
+
+    use super::*;
+
+    #[test]
+    fn names_that_a_certificate_lacks_are_told() {
+        let key = KeyPair::generate().unwrap();
+        let chain = |names: &[&str]| {
+            let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+            let params = CertificateParams::new(names).unwrap();
+            vec![params.self_signed(&key).unwrap().der().to_vec()]
+        };
+        let warn = |names: &[&str], certified: &[&str]| {
+            let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+            warn_of_names(&names, &chain(certified))
+        };
+        assert_eq!(warn(&["a.example"], &["a.example", "b.example"]), None);
+        assert_eq!(
+            warn(&["a.x.example", "*.x.example"], &["*.X.example"]),
+            None
+        );
+        let told = warn(&["a.example", "b.example", "c.b.example"], &["*.b.example"]);
+        let told = told.unwrap();
+        assert!(
+            told.contains("does not name a.example, b.example:"),
+            "{told}"
+        );
+        assert!(warn(&[], &[]).unwrap().contains("no handshake finds it"));
+        assert!(unnamed(&[]).is_some() && unnamed(&["a.example".to_owned()]).is_none());
+    }
+
+    #[test]
+    fn a_certificate_may_name_more_than_a_key_can_have() {
+        let key = KeyPair::generate().unwrap();
+        let names: Vec<String> = (0..=keyhaven_wire::kms::SERVER_NAMES_MAX)
+            .map(|n| format!("n{n}.example"))
+            .collect();
+        let last = names.last().unwrap().clone();
+        let params = CertificateParams::new(names).unwrap();
+        let chain = [params.self_signed(&key).unwrap().der().to_vec()];
+        assert_eq!(names_of(&chain).len(), keyhaven_wire::kms::SERVER_NAMES_MAX);
+        assert_eq!(warn_of_names(&[last], &chain), None);
+    }
 }

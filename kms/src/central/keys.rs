@@ -9,7 +9,7 @@ use keyhaven_wire::kms::{
 
 use super::{
     Mirror, Step, Work,
-    certificates::{check_chain, is_host_name, names_of},
+    certificates::{check_chain, is_host_name, names_of, unnamed, warn_of_names},
     changes,
     plan::{Claim, Draft, Made, Planned, refuse},
     store_key,
@@ -206,10 +206,16 @@ impl Mirror {
             versions: 1,
             revision: 0,
         };
+        let warning = match (key.purpose, chain.is_empty()) {
+            (Purpose::Handshake, true) => unnamed(&record.server_names),
+            (Purpose::Handshake, false) => warn_of_names(&record.server_names, &chain),
+            _ => None,
+        };
         let (manifest, parts) = version(&record, epoch, provenance, chain, made);
         let mut draft = Draft {
             about: Some((id, 1)),
             claims,
+            warnings: warning.into_iter().collect(),
             ..Draft::default()
         };
         draft.on(self, store_key::class(&class.name));

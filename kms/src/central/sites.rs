@@ -82,6 +82,9 @@ impl Mirror {
             }),
             ..Draft::default()
         };
+        if known.is_none() {
+            draft.warnings.extend(other_name(site));
+        }
         draft.write(self, Record::Site(record), None);
         Ok(Step::Write(draft))
     }
@@ -296,6 +299,18 @@ impl Mirror {
         grants.truncate(PAGE);
         Ok(Step::Answer(Answer::Grants { grants, more }))
     }
+}
+
+/// A site keeps its identity for good, so that one of another name is worth a second look.
+fn other_name(site: &NewSite) -> Option<String> {
+    let name = site.identity.as_str().rsplit('/').next();
+    (name != Some(site.name.as_str())).then(|| {
+        format!(
+            "{} does not end in the site's name, `{}`: is it the right one? If not, `signer-admin kms site evict`, and \
+             enrol it under another name",
+            site.identity, site.name
+        )
+    })
 }
 
 /// Versions of one transaction.
