@@ -155,3 +155,15 @@ fn a_handshake_key_that_no_name_finds_is_warned_of() {
     assert!(warned(&chain("shop", &["shop.example", "*.shop.example"])).is_empty());
     assert!(warned(&chain("nameless", &["late.example"])).is_empty());
 }
+
+#[test]
+fn what_is_told_of_a_grant_is_true() {
+    let world = world().class(Class::new("all", &["eu"])).start();
+    world.create_key("orders", "ec-p256", "sign", "all");
+    let client = spiffe("client", "shop");
+    let set = [
+        "kms", "grant", "set", &client, "--key", "orders", "--op", "sign",
+    ];
+    // A grant is for a key whatever its version.
+    assert_eq!(world.admin(&set)["key"], Value::Null);
+}

@@ -242,9 +242,6 @@ impl Mirror {
             revision: 0,
         };
         let mut draft = Draft::default();
-        if let Scope::Key(id) = scope {
-            draft.about = Some((id, 0));
-        }
         draft.write(self, Record::Grant(record), None);
         Ok(Step::Write(draft))
     }

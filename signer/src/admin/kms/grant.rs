@@ -30,8 +30,11 @@ pub(super) fn set(args: &GrantSetArgs) -> Result<Report, Failure> {
     operations.sort_unstable();
     operations.dedup();
     let channel = Channel::new(&args.client)?;
-    let with = with(args.key.as_deref());
-    let done = format!("{} may {}{with}", who(&args.identity), join(&operations));
+    let with = match &args.key {
+        Some(key) => format!("with key `{key}`"),
+        None => "(no key is needed)".to_owned(),
+    };
+    let done = format!("{} may {} {with}", who(&args.identity), join(&operations));
     let answer = channel.ask(&Ask::GrantSet {
         identity: args.identity.clone(),
         key,
@@ -49,17 +52,13 @@ pub(super) fn withdraw(args: &GrantWithdrawArgs) -> Result<Report, Failure> {
         key,
         operations: Vec::new(),
     })?;
-    let with = with(args.key.as_deref());
+    let with = args.key.as_deref().map_or_else(
+        || "that needs no key".to_owned(),
+        |key| format!("with key `{key}`"),
+    );
     report(
         answer,
-        &format!("{} may do nothing{with} any more", who(&args.identity)),
-    )
-}
-
-fn with(key: Option<&str>) -> String {
-    key.map_or_else(
-        || " that needs no key".to_owned(),
-        |key| format!(" with key `{key}`"),
+        &format!("{} may do nothing {with} any more", who(&args.identity)),
     )
 }
 

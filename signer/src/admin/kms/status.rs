@@ -2,7 +2,10 @@
 //!
 //! Invariant: what an operator should look at comes last, where a terminal shows it.
 
-use keyhaven_wire::kms::admin::{Answer, Ask, SiteLag, Status};
+use keyhaven_wire::kms::{
+    Head,
+    admin::{Answer, Ask, SiteLag, Status},
+};
 use serde_json::{Value, json};
 
 use super::{
@@ -96,10 +99,10 @@ fn behind(status: &Status, site: &SiteLag) -> Option<u64> {
 fn status_text(status: &Status) -> String {
     let head = &status.head;
     let mut out = format!(
-        "head      revision {}, era {}, written {}\nstore     {}\nholds     {} keys, {} classes, {} grants\nsigned by {}\npool      {}\n",
+        "head      revision {}, era {}, {}\nstore     {}\nholds     {} keys, {} classes, {} grants\nsigned by {}\npool      {}\n",
         head.revision,
         head.era,
-        date(head.at_ms),
+        written(head),
         text::clean(&status.store),
         status.keys,
         status.classes,
@@ -116,6 +119,13 @@ fn status_text(status: &Status) -> String {
         out.push_str(&format!("warning: {}\n", text::clean(warning)));
     }
     out
+}
+
+fn written(head: &Head) -> String {
+    match head.revision {
+        0 => "nothing is written yet".to_owned(),
+        _ => format!("written {}", date(head.at_ms)),
+    }
 }
 
 fn pool(status: &Status) -> String {
@@ -165,7 +175,6 @@ fn sites_text(status: &Status) -> String {
 #[cfg(test)]
 mod tests {
     use keyhaven_types::Purpose;
-    use keyhaven_wire::kms::Head;
 
     use super::*;
 
@@ -214,6 +223,19 @@ mod tests {
         assert!(line("sgp").contains("thrown out"));
         assert!(line("signed by").contains("3f3f 3f3f"));
         assert!(text.ends_with("warning: the pool is low\n"));
+    }
+
+    #[test]
+    fn a_store_that_is_new_has_no_date() {
+        let mut status = example();
+        assert!(status_text(&status).contains("era 1, written "));
+        (status.head.revision, status.head.at_ms) = (0, 0);
+        let text = status_text(&status);
+        assert!(
+            text.starts_with("head      revision 0, era 1, nothing is written yet\n"),
+            "{text}"
+        );
+        assert!(!text.contains("1970"), "{text}");
     }
 
     #[test]
