@@ -167,3 +167,20 @@ fn what_is_told_of_a_grant_is_true() {
     // A grant is for a key whatever its version.
     assert_eq!(world.admin(&set)["key"], Value::Null);
 }
+
+#[test]
+fn a_lookup_that_finds_nobody_fails() {
+    let world = one_site();
+    world.create_key("orders", "ec-p256", "sign", "all");
+    world.grant(&spiffe("client", "shop"), "orders", &["sign"]);
+    world.settle();
+    let pair = world.identity("client", "shop");
+    let name = pair.certificate.file_stem().unwrap().to_str().unwrap();
+    let client = world.write_client("shop.toml", name).display().to_string();
+    let look = |key: &str| {
+        let verb = ["lookup", key, "--op", "sign", "--client", &client];
+        world.try_admin(&verb).status.code()
+    };
+    assert_eq!(look("orders"), Some(0));
+    assert_eq!(look("none"), Some(1));
+}

@@ -240,7 +240,8 @@ fn lookup_passing_on_and_the_next_server_by_the_command_line() {
         }
         assert!(Instant::now() < deadline, "{found}");
     }
-    let nobody = well(&world, &["lookup", "nothing", "--op", "sign"]);
+    let nobody = shop(&world, "shop.toml", &["lookup", "nothing", "--op", "sign"]);
+    assert_eq!(nobody.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&nobody.stdout).contains("nobody"));
 
     // Only nyc is asked, which cannot hold this class.

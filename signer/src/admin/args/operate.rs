@@ -12,7 +12,9 @@ use super::client::ClientArgs;
 /// `lookup`
 #[derive(Args, Debug)]
 #[command(after_help = "Example:
-  signer-admin lookup orders --op sign")]
+  signer-admin lookup orders --op sign
+
+The exit code is 1 when nobody can.")]
 pub struct LookupArgs {
     /// The key's name or id
     pub key: String,

@@ -43,7 +43,8 @@ pub(in crate::admin) fn lookup(args: &LookupArgs) -> Result<Report, Failure> {
         "central_ms_ago": found.central_ms_ago,
         "good_for_ms": found.good_for_ms,
     });
-    Ok(Report::new(json, shown(&found)))
+    let nobody = found.servers.is_empty();
+    Ok(Report::new(json, shown(&found)).failed_if(nobody))
 }
 
 fn server_json(server: &Server) -> Value {
