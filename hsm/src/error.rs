@@ -41,7 +41,10 @@ pub enum Error {
         reason: &'static str,
     },
     /// No token fits the URI.
-    #[error("no token fits `{wanted}`; the module has {}", list_or_none(.found))]
+    #[error(
+        "no token fits `{wanted}`; the module has {}; for SoftHSM2, see that $SOFTHSM2_CONF is the one that the token was made with",
+        list_or_none(.found)
+    )]
     TokenNotFound {
         /// The URI without its query.
         wanted: String,
@@ -325,6 +328,15 @@ impl Error {
         }
     }
 
+    /// On one line with what lies beneath.
+    pub(crate) fn in_full(&self) -> String {
+        use std::error::Error as _;
+        match self.source() {
+            Some(source) => format!("{self}: {source}"),
+            None => self.to_string(),
+        }
+    }
+
     /// The same error with the token's label, where it has none yet.
     pub(crate) fn of(mut self, label: &str) -> Self {
         if let Self::Token { token, .. }
@@ -387,6 +399,15 @@ mod tests {
     }
 
     #[test]
+    fn a_token_that_is_not_found_may_be_in_another_folder_of_softhsm2() {
+        let error = Error::TokenNotFound {
+            wanted: "pkcs11:token=central".to_owned(),
+            found: Vec::new(),
+        };
+        assert!(error.to_string().contains("$SOFTHSM2_CONF"), "{error}");
+    }
+
+    #[test]
     fn return_values_print_in_the_standards_spelling() {
         use std::error::Error as _;
         let error = fault(RvError::KeySizeRange);
@@ -394,6 +415,10 @@ mod tests {
         assert_eq!(
             error.source().unwrap().to_string(),
             "C_DeriveKey: CKR_KEY_SIZE_RANGE"
+        );
+        assert_eq!(
+            error.in_full(),
+            "derive a secret failed in token `A`: C_DeriveKey: CKR_KEY_SIZE_RANGE"
         );
     }
 }

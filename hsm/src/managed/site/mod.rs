@@ -209,7 +209,10 @@ impl std::fmt::Debug for SiteToken {
 fn transport<'a>(token: &Token, session: &'a OpenSession) -> Result<Transport<'a>, Error> {
     Transport::new(session).map_err(|error| match error {
         error if role::is_away(&error) => error,
-        error => refused(token, vec![format!("make transport pairs ({error})")]),
+        error => {
+            let why = error.of(&token.info().label).in_full();
+            refused(token, vec![format!("make transport pairs ({why})")])
+        }
     })
 }
 
@@ -217,7 +220,10 @@ fn transport<'a>(token: &Token, session: &'a OpenSession) -> Result<Transport<'a
 fn look(token: &Token, generation: &Generation, transport: &Transport<'_>) -> Result<Keks, Error> {
     let session = token.open_session(generation)?;
     let quirks = token.quirks();
-    let failed = role::run(&Bench::new(&session, quirks, transport))?;
+    let failed = role::run(
+        &Bench::new(&session, quirks, transport),
+        &token.info().label,
+    )?;
     if !failed.is_empty() {
         return Err(refused(token, failed));
     }

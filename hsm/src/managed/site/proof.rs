@@ -97,7 +97,8 @@ pub(super) fn run(
                 Err(error) if is_away(&error) => return Err(error),
                 Err(error) => {
                     let module = token.quirks().name;
-                    tracing::info!(module, %kind, %purpose, %error, "the token does not do this");
+                    let error = error.of(&token.info().label).in_full();
+                    tracing::info!(module, %kind, %purpose, error, "the token does not do this");
                 }
             }
         }

@@ -26,15 +26,19 @@ use crate::{
     template::value_len,
 };
 
-/// What the module does not do that a site rests on, each a verb phrase; nothing when all is well.
-pub(super) fn run(bench: &Bench<'_>) -> Result<Vec<String>, Error> {
+/// What the module does not do that a site rests on, each a verb phrase; nothing when all is well. The label is the
+/// token's.
+pub(super) fn run(bench: &Bench<'_>, label: &str) -> Result<Vec<String>, Error> {
     let mut failed = Vec::new();
     for (claim, test) in TESTS {
         match test(bench) {
             Ok(None) => {}
             Ok(Some(how)) => failed.push(format!("{claim} ({how})")),
             Err(error) if is_away(&error) => return Err(error),
-            Err(error) => failed.push(format!("{claim} (it could not be tried: {error})")),
+            Err(error) => {
+                let why = error.of(label).in_full();
+                failed.push(format!("{claim} (it could not be tried: {why})"));
+            }
         }
     }
     Ok(failed)
