@@ -215,9 +215,9 @@ fn an_imported_file_is_judged_and_warned_of_before_anybody_is_asked() {
     let mode = std::fs::Permissions::from_mode(0o644);
     std::fs::set_permissions(bench.path("ec-p256.pem"), mode).unwrap();
     let run = import("ec-p256.pem", &["--purpose", "sign"]);
-    // Central is not there; that copies may exist was said all the same.
+    // Central is not there; how the file keeps the key was said all the same.
     run.refused(1, "is not reached");
-    assert!(run.stderr.contains("copies"), "{run:?}");
+    assert!(run.stderr.contains("in the clear"), "{run:?}");
     assert!(run.stderr.contains("mode 0644"), "{run:?}");
     import("ec-p256.pem", &["--purpose", "sign", "--kind", "rsa-2048"])
         .refused(1, "holds a key of kind ec-p256");
@@ -236,4 +236,17 @@ fn an_imported_file_is_judged_and_warned_of_before_anybody_is_asked() {
     bench.secret("pass", crate::support::PASSWORD);
     let run = import("sealed.pem", &["--purpose", "sign", "--pass-file", "pass"]);
     run.refused(1, "is not reached");
+    assert!(!run.stderr.contains("in the clear"), "{run:?}");
+
+    let archive = "pkcs12 -export -inkey ec-p256.pem -in ec-p256.crt";
+    bench.openssl(&format!("{archive} -passout pass:~ -out sealed.p12"));
+    bench.openssl(&format!("{archive} -passout pass: -out open.p12"));
+    let run = import("sealed.p12", &["--purpose", "sign", "--pass-file", "pass"]);
+    run.refused(1, "is not reached");
+    assert!(!run.stderr.contains("warning"), "{run:?}");
+    // An empty password keeps nothing.
+    let run = import("open.p12", &["--purpose", "sign"]);
+    run.refused(1, "is not reached");
+    assert_eq!(run.stderr.matches("warning").count(), 1, "{run:?}");
+    assert!(run.stderr.contains("in the clear"), "{run:?}");
 }

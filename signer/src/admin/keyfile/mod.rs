@@ -30,6 +30,8 @@ pub struct KeyFile {
     pub key: KeyMaterial,
     /// The file's format, in words.
     pub format: &'static str,
+    /// Whether a password keeps it; the empty one keeps nothing.
+    pub sealed: bool,
     /// Certificates beside it, in the file's order.
     pub certificates: Vec<Vec<u8>>,
 }
@@ -68,6 +70,7 @@ pub fn parse(bytes: &[u8], password: Option<&str>) -> Result<KeyFile, KeyFileErr
     Ok(KeyFile {
         key,
         format,
+        sealed: is_sealed(format, password),
         certificates,
     })
 }
@@ -113,8 +116,14 @@ fn parse_pem(bytes: &[u8], password: Option<&str>) -> Result<KeyFile, KeyFileErr
     Ok(KeyFile {
         key,
         format,
+        sealed: is_sealed(format, password),
         certificates,
     })
+}
+
+fn is_sealed(format: &str, password: Option<&str>) -> bool {
+    let takes_password = format.starts_with("encrypted") || format == "PKCS#12";
+    takes_password && password.is_some_and(|password| !password.is_empty())
 }
 
 fn describe(certificates: usize, others: &[String]) -> String {

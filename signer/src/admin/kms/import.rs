@@ -36,6 +36,8 @@ struct Plain {
     /// PKCS#8, or a secret's bytes.
     bytes: Zeroizing<Vec<u8>>,
     public: Option<Vec<u8>>,
+    /// Whether the file keeps it by a password.
+    sealed: bool,
     certificates: Vec<Vec<u8>>,
 }
 
@@ -88,11 +90,13 @@ fn new_transport(channel: &Channel) -> Result<([u8; 16], Vec<u8>), Failure> {
 fn from_file(args: &ImportArgs, file: &Path) -> Result<Report, Failure> {
     let plain = read(args, file)?;
     let chain = chain(args, plain.public.as_deref(), &plain.certificates)?;
-    ask::tell(&format!(
-        "warning: {} holds the key in the clear, and copies of it may exist elsewhere: it is recorded as imported-file; \
-         rotate the key to get one that was born in the token",
-        file.display()
-    ));
+    // That copies may exist is said by central, which records it.
+    if !plain.sealed {
+        ask::tell(&format!(
+            "warning: {} holds the key in the clear: when it is imported, delete the file or keep it as safe as the key",
+            file.display()
+        ));
+    }
     if let Some(mode) = open_to_others(file) {
         ask::tell(&format!(
             "warning: other users can read {} (mode {mode:04o}): they may have the key",
@@ -214,6 +218,7 @@ fn read(args: &ImportArgs, path: &Path) -> Result<Plain, Failure> {
             kind,
             bytes,
             public: None,
+            sealed: false,
             certificates: Vec::new(),
         });
     }
@@ -237,6 +242,7 @@ fn read(args: &ImportArgs, path: &Path) -> Result<Plain, Failure> {
         kind,
         bytes: pkcs8::encode(&file.key),
         public: Some(file.key.spki()),
+        sealed: file.sealed,
         certificates: file.certificates,
     })
 }
