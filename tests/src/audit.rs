@@ -42,11 +42,19 @@ pub struct Proven(Value);
 impl Proven {
     /// The line of this client's handshake.
     pub fn of(site: &Site, client: &impl Audited) -> Proven {
+        Self::since(site, 0, client)
+    }
+
+    /// The same among the lines of the signer's log from this one on: after thousands of connections an earlier client
+    /// may have had the same port.
+    pub fn since(site: &Site, first: usize, client: &impl Audited) -> Proven {
         let from = client.from().to_string();
-        let line = site.signer.wait_for("the handshake's line", |line| {
-            field(line, "event").as_deref() == Some("proven")
-                && field(line, "client").as_deref() == Some(&from)
-        });
+        let line = site
+            .signer
+            .wait_from(first, "the handshake's line", |line| {
+                field(line, "event").as_deref() == Some("proven")
+                    && field(line, "client").as_deref() == Some(&from)
+            });
         Proven(line)
     }
 
