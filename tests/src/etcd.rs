@@ -261,9 +261,16 @@ impl EtcdCluster {
         self.wait_healthy();
     }
 
-    /// Holds a node, as a network cut or a stalled disk would: SIGSTOP.
+    /// Holds a node, as a network cut or a stalled disk would: SIGSTOP. Returns when all its threads have stopped: on a
+    /// busy machine one of them may answer once more before it hears of the signal.
     pub fn hold(&self, number: usize) {
         self.signal(number, "-STOP");
+        let child = self.nodes[number].child.as_ref().expect("it runs");
+        let deadline = Instant::now() + PATIENCE;
+        while !is_stopped(child.id()) {
+            assert!(Instant::now() < deadline, "it does not stop");
+            thread::sleep(Duration::from_millis(1));
+        }
     }
 
     /// Lets it go on.
@@ -302,6 +309,16 @@ impl Drop for EtcdCluster {
     fn drop(&mut self) {
         self.kill_all();
     }
+}
+
+/// Whether every thread of a process has stopped (proc(5): the state stands behind the name's bracket).
+fn is_stopped(process: u32) -> bool {
+    let threads = fs::read_dir(format!("/proc/{process}/task")).expect("it is there");
+    threads.flatten().all(|thread| {
+        let stat = fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+        stat.rsplit_once(") ")
+            .is_none_or(|(_, state)| state.starts_with('T'))
+    })
 }
 
 fn peer_url(place: &EtcdPlace) -> String {
