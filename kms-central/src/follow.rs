@@ -3,7 +3,7 @@
 //! Several centrals on one store each have their own. Invariant: between what was read and what is watched there is no
 //! gap, and what the store has forgotten is read anew.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use keyhaven_kms::{
     central::store_key::{self, StoreKey},
@@ -124,6 +124,7 @@ pub(crate) async fn run(store: Arc<AnyStore>, shared: Shared, loaded_at: u64, sh
         store,
         shared,
         at: loaded_at,
+        overwritten: BTreeSet::new(),
     };
     tokio::select! {
         () = shutdown.cut_token().cancelled_owned() => {}
@@ -137,6 +138,8 @@ struct Follower {
     shared: Shared,
     /// The store's revision up to which the mirror is.
     at: u64,
+    /// Keys under which the store has something else than it must, for now.
+    overwritten: BTreeSet<StoreKey>,
 }
 
 impl Follower {
@@ -176,7 +179,12 @@ impl Follower {
                         // Records are verified under the lock: a hundred of them take some milliseconds.
                         let overwritten = self.shared.apply(&event);
                         self.at = event.revision;
-                        self.put_right(&overwritten).await;
+                        // Whatever else came under these keys is central's.
+                        for (key, _) in &event.changes {
+                            self.overwritten.remove(key);
+                        }
+                        self.overwritten.extend(overwritten);
+                        self.put_right().await;
                     }
                     Err(ended) => return ended,
                 },
@@ -203,7 +211,8 @@ impl Follower {
                         continue;
                     };
                     self.at = at;
-                    return self.put_right(&overwritten).await;
+                    self.overwritten = overwritten.into_iter().collect();
+                    return self.put_right().await;
                 }
                 Err(error) => {
                     let why = error_chain(&error);
@@ -217,8 +226,10 @@ impl Follower {
         }
     }
 
-    /// Gives the store back what somebody has overwritten. Under the head's guard, so that nothing newer is undone.
-    async fn put_right(&self, keys: &[StoreKey]) {
+    /// Gives the store back what somebody has overwritten. Under the head's guard, so that nothing newer is undone; where
+    /// that does not hold any more, it is tried again when what moved the head has come.
+    async fn put_right(&mut self) {
+        let keys: Vec<StoreKey> = self.overwritten.iter().cloned().collect();
         for keys in keys.chunks(PUT_RIGHT_MAX) {
             let txn = {
                 let view = self.shared.view();
@@ -232,20 +243,25 @@ impl Follower {
                 }
             };
             match self.store.txn(txn).await {
-                Ok(Committed::At(at)) => tracing::warn!(
-                    target: "audit",
-                    event = "store-put-right",
-                    records = keys.len(),
-                    at,
-                    "what was overwritten in the store is there again"
-                ),
-                Ok(Committed::Conflict) => {
-                    tracing::info!("another central was faster in putting the store right");
+                Ok(Committed::At(at)) => {
+                    tracing::warn!(
+                        target: "audit",
+                        event = "store-put-right",
+                        records = keys.len(),
+                        at,
+                        "what was overwritten in the store is there again"
+                    );
+                    for key in keys {
+                        self.overwritten.remove(key);
+                    }
                 }
-                Err(error) => tracing::error!(
-                    error = error_chain(&error),
-                    "what was overwritten in the store is not put right"
-                ),
+                Ok(Committed::Conflict) => return,
+                Err(error) => {
+                    return tracing::error!(
+                        error = error_chain(&error),
+                        "what was overwritten in the store is not put right yet"
+                    );
+                }
             }
         }
     }
