@@ -350,3 +350,48 @@ pub(crate) const NOT_WHOLE: &str =
 const SPLITS_TOLD: usize = 3;
 /// How many bad records one status names.
 const REFUSED_TOLD: usize = 20;
+
+#[cfg(test)]
+mod tests {
+    use keyhaven_kms::records::testing::SoftwareCentral;
+    use keyhaven_wire::kms::Head;
+
+    use super::*;
+
+    /// A store whose head speaks for this state, and that holds nothing else.
+    fn read(central: &SoftwareCentral, revision: u64, state: [u8; 32]) -> View {
+        let head = Record::Head(Head {
+            era: 1,
+            revision,
+            chain: [7; 32],
+            state,
+            bound_s: 0,
+            at_ms: 0,
+        });
+        let mut view = View::new(central.key(), revision);
+        let stored = Stored {
+            value: postcard::to_stdvec(&central.sign(&head)).unwrap(),
+            modified: revision,
+        };
+        assert!(view.take(store_key::HEAD, &stored));
+        view
+    }
+
+    #[test]
+    fn m4_a_store_that_cannot_be_completed_does_not_replace_what_is_known() {
+        let central = SoftwareCentral::new();
+        let shared = Shared::new(read(&central, 3, [0; 32]));
+        let is_told = || {
+            let warnings = shared.warnings(&shared.view().mirror);
+            warnings.iter().any(|warning| warning.contains(NOT_WHOLE))
+        };
+        // Central signed that there is something, and neither the store nor we have it.
+        assert_eq!(shared.replace(read(&central, 5, [1; 32])), None);
+        assert_eq!(shared.view().mirror.head_or_none().revision, 3);
+        assert!(is_told());
+        // Once it is restored, it is taken without a hand.
+        assert_eq!(shared.replace(read(&central, 6, [0; 32])), Some(Vec::new()));
+        assert_eq!(shared.view().mirror.head_or_none().revision, 6);
+        assert!(!is_told());
+    }
+}
